@@ -1,0 +1,194 @@
+"""Every error that Corral raises on purpose, as one tree.
+
+::
+
+    CorralError
+    ├── ConfigurationError            wrong before anything ran; mend the setting and start again
+    │   ├── SandboxUnavailable        the chosen sandbox can't run on this machine
+    │   ├── ModelUnavailable          the chosen model or its extra is not installed, or its key is missing
+    │   └── ExtraMissing              a feature whose optional dependency is not installed
+    ├── StoreError                    Redis
+    │   ├── StoreUnavailable          can't be reached (retry)
+    │   ├── StoreAuthenticationFailed wrong password or user
+    │   └── StoreUnsuitable           version, eviction policy or mode that would lose jobs
+    ├── PayloadInvalid                a payload, option or result that doesn't fit; says which field and why
+    ├── UnknownJobType                no such job type is declared
+    ├── UnknownProject                no such project is registered
+    ├── JobNotFound                   no such job in the queue
+    ├── JobStateConflict              the job isn't in a state that allows the operation
+    ├── LeaseLost                     another worker may hold the job now; nothing may be written
+    ├── AdapterError                  a part outside failed: service, operation, retryable, retry_after
+    │   ├── GitFailed  SandboxFailed  ForgeFailed  LlmFailed  SearchFailed
+    ├── Unrecoverable                 raised by a handler: fail this job, do not retry
+    ├── RateLimited                   raised by a handler: pause the queue for ``retry_after``; uses no attempt
+    └── what a waiter sees
+        ├── JobFailed                 the job ended as failed
+        ├── JobCancelled              ... because somebody cancelled it
+        └── ResultTimedOut            no result within the time that the waiter gave
+
+Messages say what was expected, what came, and how to mend it. They never hold a secret.
+Whether a failed attempt is tried again is decided in one place: ``corral.queue.retry``.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+
+class CorralError(Exception):
+    """Corral could not do what was asked."""
+
+    def __init__(self, message: str | None = None) -> None:
+        """Use ``message``, or the class's docstring when there is none."""
+        super().__init__(message or (type(self).__doc__ or type(self).__name__).splitlines()[0])
+
+
+class ConfigurationError(CorralError):
+    """A setting is wrong."""
+
+
+class SandboxUnavailable(ConfigurationError):
+    """The chosen sandbox can't run on this machine."""
+
+
+class ModelUnavailable(ConfigurationError):
+    """The chosen model can't be used here."""
+
+
+class ExtraMissing(ConfigurationError):
+    """This feature needs an optional dependency that is not installed."""
+
+
+class StoreError(CorralError):
+    """Redis did not do what was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """Redis can't be reached."""
+
+
+class StoreAuthenticationFailed(StoreError):
+    """Redis refused the user name or the password."""
+
+
+class StoreUnsuitable(StoreError):
+    """This Redis would lose jobs or can't run BullMQ's scripts."""
+
+
+class PayloadInvalid(CorralError, ValueError):
+    """The payload doesn't fit the job type's model."""
+
+
+class UnknownJobType(CorralError, LookupError):
+    """No job type of this name is declared."""
+
+
+class UnknownProject(CorralError, LookupError):
+    """No project of this id is registered."""
+
+
+class JobNotFound(CorralError, LookupError):
+    """There is no job of this id in the queue."""
+
+
+class JobStateConflict(CorralError):
+    """The job is not in a state that allows this."""
+
+
+class LeaseLost(CorralError):
+    """The lease on this job is lost: another worker may hold it now."""
+
+
+class AdapterError(CorralError):
+    """A part outside Corral failed.
+
+    Attributes:
+        service: What failed, for example ``"github"`` or ``"git"``.
+        operation: What it was asked to do, for example ``"push"``.
+        retryable: Whether the same call can succeed later without anybody mending anything.
+        retry_after: How long the service asks to be left alone; None when it didn't say.
+        reason: A stable, machine-readable name of the failure, for example ``"branch_protected"``.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        service: str,
+        operation: str,
+        retryable: bool,
+        retry_after: timedelta | None = None,
+        reason: str = "failed",
+    ) -> None:
+        super().__init__(message)
+        self.service = service
+        self.operation = operation
+        self.retryable = retryable
+        self.retry_after = retry_after
+        self.reason = reason
+
+
+class GitFailed(AdapterError):
+    """A git command failed."""
+
+
+class SandboxFailed(AdapterError):
+    """The sandbox itself failed (not the program in it)."""
+
+
+class ForgeFailed(AdapterError):
+    """The forge refused or could not be reached."""
+
+
+class LlmFailed(AdapterError):
+    """The model's provider refused or could not be reached."""
+
+
+class SearchFailed(AdapterError):
+    """The code index could not be built or asked."""
+
+
+class Unrecoverable(CorralError):
+    """The job can't succeed however often it is tried.
+
+    Attributes:
+        reason: A stable, machine-readable name of the failure, for example ``"no_tests_collected"``.
+    """
+
+    def __init__(self, message: str | None = None, *, reason: str = "unrecoverable") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RateLimited(CorralError):
+    """A service asked to be left alone for a while.
+
+    Raised by a handler: the queue is paused for everybody for ``retry_after`` and the job goes back to its head
+    without using an attempt.
+    """
+
+    def __init__(self, message: str | None = None, *, retry_after: timedelta) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class JobFailed(CorralError):
+    """The job ended as failed.
+
+    Attributes:
+        job_id: The job that failed.
+        reason: Its ``failedReason`` as recorded.
+    """
+
+    def __init__(self, message: str | None = None, *, job_id: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.reason = reason
+
+
+class JobCancelled(JobFailed):
+    """The job was cancelled."""
+
+
+class ResultTimedOut(CorralError, TimeoutError):
+    """The job did not end within the time that the waiter gave it."""

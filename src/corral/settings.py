@@ -1,0 +1,100 @@
+"""All settings, from the environment or a ``.env`` file.
+
+One class, so that one table documents them (``docs/settings.md``, kept true by a test). Secrets are ``SecretStr``: they
+never show in a ``repr``, a log or an error.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _default_data_dir() -> Path:
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "corral"
+
+
+class Settings(BaseSettings):
+    """What Corral reads at start; every field can be set as ``CORRAL_<FIELD>``, some by a customary name too."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CORRAL_", env_file=".env", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    # --- Redis
+    redis_url: Annotated[
+        SecretStr | None,
+        Field(validation_alias=AliasChoices("redis_url", "REDIS_URL", "CORRAL_REDIS_URL")),
+    ] = None
+    """``redis://``, ``rediss://`` (TLS), ``unix://``; None starts the embedded Valkey in ``data_dir``."""
+    prefix: str = "bull"
+    """BullMQ's key prefix."""
+    data_dir: Path = Field(default_factory=_default_data_dir)
+    """Where the embedded server, mirrors, worktrees, indexes and models are kept. Safe to delete, but for jobs in the
+    embedded server."""
+
+    # --- jobs
+    attempts: int = Field(default=3, ge=1)
+    """How often a job is tried in all."""
+    backoff: timedelta = timedelta(seconds=1)
+    """Delay before the first retry; doubles with each one."""
+    concurrency: int = Field(default=5, ge=1)
+    """Jobs at once per worker and queue."""
+    rate_limit_max: int = Field(default=100, ge=0)
+    """Jobs per ``rate_limit_duration`` and queue of the four job types; 0 lifts the limit."""
+    rate_limit_duration: timedelta = timedelta(minutes=1)
+    """The window of ``rate_limit_max``."""
+    keep_completed: timedelta = timedelta(hours=24)
+    """How long completed jobs are kept."""
+    keep_failed: timedelta = timedelta(hours=48)
+    """How long failed jobs are kept."""
+
+    # --- workers
+    lease: timedelta = timedelta(seconds=12)
+    """How long a worker may be silent before its jobs are given to another (BullMQ's lock duration)."""
+    max_crashes: int = Field(default=3, ge=0)
+    """How many workers a job may take down before it fails."""
+    shutdown_timeout: timedelta = timedelta(seconds=30)
+    """How long active jobs may go on after SIGTERM."""
+
+    # --- the model
+    model: str = "local"
+    """``local``, ``openai:NAME``, ``anthropic:NAME``, ``google:NAME``, or ``openai-compatible:NAME`` with
+    ``model_base_url``. Keys come from the provider's own variable (``OPENAI_API_KEY``, …)."""
+    model_base_url: str | None = None
+    """Address of an OpenAI-compatible server (vLLM, Ollama, llama.cpp)."""
+    local_model_path: Path | None = None
+    """A GGUF file to use instead of the downloaded one."""
+    llm_cache_ttl: timedelta = timedelta(hours=1)
+    """How long a model's answer is kept under ``llm:{model}:{hash}``."""
+
+    # --- running code
+    sandbox: Literal["bubblewrap", "docker", "podman", "none"] = "bubblewrap"
+    """What contains untrusted code. ``none`` contains nothing."""
+    test_timeout: timedelta = timedelta(minutes=5)
+    """Longest run of a test command, whole process tree."""
+
+    # --- the forge
+    github_token: Annotated[
+        SecretStr | None,
+        Field(validation_alias=AliasChoices("github_token", "GITHUB_TOKEN", "CORRAL_GITHUB_TOKEN")),
+    ] = None
+    """Token for pushes and pull requests on GitHub."""
+    github_url: str = "https://api.github.com"
+    """Base address of GitHub's API; change it for GitHub Enterprise."""
+    commit_author: str = "Corral <corral@localhost>"
+    """Author of generated commits, ``Name <mail>``."""
+
+    # --- HTTP
+    host: str = "127.0.0.1"
+    """Bind address of ``corral serve``."""
+    port: int = Field(default=8787, ge=1, le=65535)
+    """Port of ``corral serve``."""
+    request_limit: int = Field(default=100, ge=0)
+    """HTTP requests a minute per user and endpoint; 0 lifts the limit."""
