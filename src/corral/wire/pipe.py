@@ -1,0 +1,374 @@
+"""One connection on which every caller's command is written at once, and answers are matched in order.
+
+This is the hot path. A pool costs a connection hand-over per command, and gathering commands into batches costs a loop
+turn; writing each command the moment it is ready costs neither (measured: ``docs/decisions``). redis-py has no such
+client, so this one is ours; what it needs of a client beyond that (URLs, Sentinel, Cluster lookup) it takes from
+redis-py through ``Connector``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import hiredis
+
+from corral.errors import StoreAuthenticationFailed, StoreError, StoreUnavailable, StoreUnsuitable
+
+logger = logging.getLogger("corral.wire")
+
+Part = str | bytes | int | float
+Reply = Any
+"""str, int, None, ``ReplyError``, or a list of replies."""
+
+ReplyError = hiredis.ReplyError
+
+#: A command that has had no answer for this long means that the connection is dead (a Redis that is busy with one
+#: script for longer than this is not usable either).
+ANSWER_TIMEOUT_S = 8.0
+CONNECT_TIMEOUT_S = 3.0
+_BACKOFF_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
+
+
+class ConnectionLost(StoreUnavailable):
+    """The connection broke before the answer came: the command may or may not have been carried out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """Where to connect and what to say first."""
+
+    host: str | None = None
+    port: int = 6379
+    unix_path: str | None = None
+    ssl_context: ssl.SSLContext | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    database: int = 0
+
+    def __str__(self) -> str:
+        return self.unix_path or f"{self.host}:{self.port}"
+
+
+Connector = Callable[[], Awaitable[Endpoint]]
+"""Says where the master is now; asked before every connection, so that a fail-over is followed."""
+
+
+class Outage:
+    """Tells of each outage once, whatever number of connections it breaks."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+
+    def began(self, error: BaseException | None) -> None:
+        """Note that Redis is away."""
+        if self._began is None:
+            self._began = time.monotonic()
+            logger.warning("Redis is away (%s); trying again until it is back", error or "connection closed")
+
+    def ended(self) -> None:
+        """Note that Redis is back."""
+        if self._began is not None:
+            logger.warning("Redis is back after %.1f s", time.monotonic() - self._began)
+            self._began = None
+
+
+def pack(*parts: Part) -> bytes:
+    """Encode one command as RESP."""
+    packed: bytes = hiredis.pack_command(parts)  # type: ignore[arg-type]
+    return packed
+
+
+class _Protocol(asyncio.Protocol):
+    """Feeds what comes in to hiredis and hands each answer to the oldest waiting future."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._reader = hiredis.Reader(encoding="utf-8", errors="surrogateescape", replyError=ReplyError)
+        self.pending: deque[asyncio.Future[Reply]] = deque()
+        self.transport: asyncio.Transport | None = None
+        self.closed: asyncio.Future[BaseException | None] = loop.create_future()
+        self.heard_at = loop.time()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        raw = transport.get_extra_info("socket")
+        if raw is not None and raw.family in {socket.AF_INET, socket.AF_INET6}:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            # A peer that vanished without a word is noticed within about ten seconds.
+            for option, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 2)):
+                if hasattr(socket, option):
+                    raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._loop.time()
+        reader = self._reader
+        pending = self.pending
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                future = pending.popleft()
+                if not future.done():
+                    future.set_result(reply)
+        except (hiredis.ProtocolError, IndexError) as error:
+            logger.error("Redis sent what is not its protocol: %s", error)
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_result(exc)
+        while self.pending:
+            future = self.pending.popleft()
+            if not future.done():
+                future.set_exception(ConnectionLost("The connection to Redis broke before its answer came."))
+                # A caller that was cancelled never asks for it.
+                future.exception()
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class Pipe:
+    """A connection that many callers share, and that comes back by itself.
+
+    Args:
+        connector: Where to connect.
+        name: ``CLIENT SETNAME``; BullMQ lists workers by it.
+        on_connect: Commands to send on every new connection before anything else, for example ``SCRIPT LOAD``.
+        outage: Shared by the connections of one process, so that an outage is told once.
+        answer_timeout: Seconds of silence, with an answer due, after which the connection is given up; None for
+            blocking commands, which watch over themselves.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        *,
+        name: str | None = None,
+        on_connect: Sequence[bytes] = (),
+        outage: Outage | None = None,
+        answer_timeout: float | None = ANSWER_TIMEOUT_S,
+    ) -> None:
+        self._connector = connector
+        self._name = name
+        self._on_connect = on_connect
+        self._outage = outage or Outage()
+        self._answer_timeout = answer_timeout
+        self._protocol: _Protocol | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._connected = asyncio.Event()
+        self._closing = False
+        #: How many connections there have been; a caller that sees it change has been cut off in between.
+        self.generation = 0
+        #: Called, in the loop, after every new connection but the first.
+        self.on_reconnect: list[Callable[[], None]] = []
+
+    @property
+    def connected(self) -> bool:
+        """Whether a command can be written now."""
+        return self._protocol is not None
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            StoreUnavailable: Nothing answers at the address.
+            StoreAuthenticationFailed: The user or password was refused.
+        """
+        await self._connect()
+        self._supervisor = asyncio.get_running_loop().create_task(self._supervise(), name="corral-pipe")
+
+    async def close(self) -> None:
+        """Close the connection; what was not answered fails."""
+        self._closing = True
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervisor
+            self._supervisor = None
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None and protocol.transport is not None:
+            protocol.transport.close()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(protocol.closed, 1.0)
+
+    def drop(self) -> None:
+        """Break the connection on purpose; it comes back by itself."""
+        if self._protocol is not None:
+            self._protocol.abort()
+
+    async def wait_connected(self) -> None:
+        """Return when a command can be written."""
+        await self._connected.wait()
+
+    def send(self, command: bytes) -> asyncio.Future[Reply]:
+        """Write one packed command now.
+
+        Returns:
+            A future of the reply; a ``ReplyError`` is a reply too. It fails with ``ConnectionLost``.
+
+        Raises:
+            StoreUnavailable: There is no connection; nothing was written.
+        """
+        protocol = self._protocol
+        if protocol is None:
+            raise StoreUnavailable("Redis can't be reached now.")
+        future: asyncio.Future[Reply] = protocol._loop.create_future()  # noqa: SLF001 - one unit, in two classes
+        if not protocol.pending:
+            protocol.heard_at = protocol._loop.time()  # noqa: SLF001
+            if self._watchdog is None and self._answer_timeout is not None:
+                self._watch()
+        protocol.pending.append(future)
+        protocol.transport.write(command)  # type: ignore[union-attr]
+        return future
+
+    def send_many(self, commands: bytes, count: int) -> list[asyncio.Future[Reply]]:
+        """Write ``count`` packed commands in one piece.
+
+        Raises:
+            StoreUnavailable: There is no connection; nothing was written.
+        """
+        first = self.send(commands)
+        pending = self._protocol.pending  # type: ignore[union-attr]  # send has just used it
+        futures = [first]
+        for _ in range(count - 1):
+            future: asyncio.Future[Reply] = first.get_loop().create_future()
+            pending.append(future)
+            futures.append(future)
+        return futures
+
+    async def execute(self, *parts: Part) -> Reply:
+        """Send one command and return its reply.
+
+        Raises:
+            StoreUnavailable: No connection, or it broke.
+            StoreError: Redis answered with an error.
+        """
+        reply = await self.send(pack(*parts))
+        if isinstance(reply, ReplyError):
+            raise reply_failure(reply)
+        return reply
+
+    # --- the connection's life
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        endpoint = await self._connector()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                if endpoint.unix_path is not None:
+                    _, protocol = await loop.create_unix_connection(lambda: _Protocol(loop), endpoint.unix_path)
+                else:
+                    _, protocol = await loop.create_connection(
+                        lambda: _Protocol(loop), endpoint.host or "127.0.0.1", endpoint.port, ssl=endpoint.ssl_context
+                    )
+        except (OSError, TimeoutError, ssl.SSLError) as error:
+            detail = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error))
+            raise StoreUnavailable(
+                f"Redis can't be reached at {endpoint}: {detail}. Is it running, and is REDIS_URL right?"
+            ) from error
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self._greet(protocol, endpoint)
+        except BaseException as error:
+            protocol.abort()
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailable(f"What listens at {endpoint} does not answer as Redis does.") from error
+            raise
+        self._protocol = protocol
+        self.generation += 1
+        self._connected.set()
+        self._outage.ended()
+
+    async def _greet(self, protocol: _Protocol, endpoint: Endpoint) -> None:
+        commands: list[bytes] = []
+        if endpoint.password is not None:
+            user = (endpoint.username,) if endpoint.username else ()
+            commands.append(pack("AUTH", *user, endpoint.password))
+        if endpoint.database:
+            commands.append(pack("SELECT", endpoint.database))
+        if self._name:
+            commands.append(pack("CLIENT", "SETNAME", self._name))
+        commands.extend(self._on_connect)
+        if not commands:
+            commands.append(pack("PING"))
+        futures = []
+        for command in commands:
+            future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            protocol.pending.append(future)
+            futures.append(future)
+        protocol.transport.write(b"".join(commands))  # type: ignore[union-attr]
+        for reply in await asyncio.gather(*futures):
+            if isinstance(reply, ReplyError):
+                raise reply_failure(reply)
+
+    async def _supervise(self) -> None:
+        attempt = 0
+        while not self._closing:
+            if self._protocol is not None:
+                error = await asyncio.shield(self._protocol.closed)
+                self._protocol = None
+                self._connected.clear()
+                self._outage.began(error)
+                attempt = 0
+            await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+            attempt += 1
+            try:
+                await self._connect()
+            except StoreError as error:
+                self._outage.began(error)
+                continue
+            for callback in list(self.on_reconnect):
+                callback()
+
+    def _watch(self) -> None:
+        """Give up a connection whose answer is overdue."""
+        self._watchdog = None
+        protocol = self._protocol
+        if protocol is None or not protocol.pending or self._answer_timeout is None:
+            return
+        loop = protocol._loop  # noqa: SLF001
+        silent = loop.time() - protocol.heard_at
+        if silent >= self._answer_timeout:
+            logger.warning("Redis has not answered for %.1f s: connecting anew", silent)
+            protocol.abort()
+            return
+        self._watchdog = loop.call_later(self._answer_timeout - silent + 0.05, self._watch)
+
+
+def reply_failure(error: hiredis.ReplyError) -> StoreError:
+    """Translate Redis's own error into ours."""
+    text = str(error)
+    code = text.split(" ", 1)[0]
+    if code in {"WRONGPASS", "NOAUTH"} or "invalid password" in text or "without any password" in text:
+        return StoreAuthenticationFailed(
+            "Redis refused the password (or wants one): check the user and password in REDIS_URL."
+        )
+    if code == "NOPERM":
+        return StoreAuthenticationFailed(f"The Redis user may not do this: {text}. Grant it the command and the keys.")
+    if code in {"LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "READONLY", "MOVED", "ASK"}:
+        return StoreUnavailable(f"Redis can't answer now: {text}")
+    if code == "OOM":
+        return StoreError(
+            "Redis is out of memory: remove old jobs (clean_queue), shorten retention, or give it more memory."
+        )
+    if code == "CROSSSLOT":
+        return StoreUnsuitable(
+            "On a Redis Cluster all keys must share one hash slot: set the prefix to one with a hash tag, "
+            "for example CORRAL_PREFIX='{bull}'."
+        )
+    return StoreError(f"Redis answered: {text}")
