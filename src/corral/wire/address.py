@@ -41,7 +41,7 @@ class StoreMode(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Endpoint:
+class HostPort:
     """One host and port."""
 
     host: str
@@ -57,7 +57,7 @@ class StoreAddress:
 
     mode: StoreMode = StoreMode.STANDALONE
     #: The server, the sentinels, or some of the cluster's nodes; empty for a unix socket.
-    endpoints: tuple[Endpoint, ...] = ()
+    endpoints: tuple[HostPort, ...] = ()
     socket_path: str | None = None
     tls: bool = False
     username: str | None = None
@@ -146,7 +146,7 @@ def _parse_network(text: str, rest: str, mode: StoreMode, *, tls: bool) -> Store
         raise ConfigurationError(f"{mask_url(text)!r}: a '/' in the user or password must be written %2F")
     username, password, hosts = _take_credentials(authority)
     default_port = _SENTINEL_PORT if mode is StoreMode.SENTINEL else _REDIS_PORT
-    endpoints = tuple(_parse_endpoint(text, part, default_port) for part in hosts.split(","))
+    endpoints = tuple(_parse_host_port(text, part, default_port) for part in hosts.split(","))
     if len(endpoints) > 1 and mode is StoreMode.STANDALONE:
         raise ConfigurationError(
             f"{mask_url(text)!r} names {len(endpoints)} servers: use redis+sentinel:// or redis+cluster://"
@@ -224,7 +224,7 @@ def _take_credentials(authority: str) -> tuple[str | None, str | None, str]:
     return unquote(username) or None, unquote(password) or None, hosts
 
 
-def _parse_endpoint(text: str, part: str, default_port: int) -> Endpoint:
+def _parse_host_port(text: str, part: str, default_port: int) -> HostPort:
     match = re.fullmatch(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:]*))(?::(?P<port>.*))?", part)
     if match is None:
         raise ConfigurationError(f"{mask_url(text)!r}: expected host:port, got {part!r} (write IPv6 as [::1]:6379)")
@@ -233,10 +233,10 @@ def _parse_endpoint(text: str, part: str, default_port: int) -> Endpoint:
         raise ConfigurationError(f"{mask_url(text)!r} has no host" if not host else f"{host!r} is not a host's name")
     port = match["port"]
     if port is None:
-        return Endpoint(host=host, port=default_port)
+        return HostPort(host=host, port=default_port)
     if not (port.isascii() and port.isdigit() and 1 <= int(port) <= _HIGHEST_PORT):
         raise ConfigurationError(f"{mask_url(text)!r}: expected a port from 1 to {_HIGHEST_PORT}, got {port!r}")
-    return Endpoint(host=host, port=int(port))
+    return HostPort(host=host, port=int(port))
 
 
 def _parse_database(text: str, value: str) -> int:

@@ -16,12 +16,12 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 
 from corral.errors import ConfigurationError
-from corral.wire.address import Endpoint, StoreAddress, StoreMode, is_true, parse_redis_url
+from corral.wire.address import HostPort, StoreAddress, StoreMode, is_true, parse_redis_url
 from corral.wire.faults import translate_error, translate_errors
 from corral.wire.server import ServerInfo, check_server
 
 __all__ = [
-    "Endpoint",
+    "HostPort",
     "ServerInfo",
     "StoreAddress",
     "StoreMode",
@@ -132,7 +132,7 @@ def _open_sentinel(address: StoreAddress, common: dict[str, Any], tls: dict[str,
     return cast("Redis", client)
 
 
-async def find_primary(address: StoreAddress) -> Endpoint:
+async def find_primary(address: StoreAddress) -> HostPort:
     """The server that takes writes, for a connection of one's own.
 
     Returns:
@@ -154,4 +154,4 @@ async def find_primary(address: StoreAddress) -> Endpoint:
             host, port = await sentinels.discover_master(address.master_name or "")
     finally:
         await client.aclose()
-    return Endpoint(host=str(host), port=int(port))
+    return HostPort(host=str(host), port=int(port))
