@@ -1,0 +1,80 @@
+"""What an error of the client library becomes."""
+
+from __future__ import annotations
+
+import pytest
+from redis import exceptions as redis_errors
+
+from corral.errors import StoreAuthenticationFailed, StoreError, StoreUnavailable, StoreUnsuitable
+from corral.wire.faults import translate_error, translate_errors
+
+
+def reply(text: str) -> redis_errors.RedisError:
+    """The error that the library makes of a server's reply."""
+    from redis._parsers.base import BaseParser
+
+    error: redis_errors.RedisError = BaseParser.parse_error(text)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "says"),
+    [
+        ("WRONGPASS invalid username-password pair or user is disabled.", StoreAuthenticationFailed, "check REDIS_URL"),
+        ("NOAUTH Authentication required.", StoreAuthenticationFailed, "wants a password"),
+        (
+            "ERR AUTH <password> called without any password configured for the default user. Are you sure?",
+            StoreAuthenticationFailed,
+            "remove it",
+        ),
+        ("NOPERM User x has no permissions to run the 'evalsha' command", StoreAuthenticationFailed, "evalsha"),
+        ("LOADING Valkey is loading the dataset in memory", StoreUnavailable, "loading"),
+        ("OOM command not allowed when used memory > 'maxmemory'.", StoreUnavailable, "corral clean"),
+        ("MISCONF Errors writing to the AOF file: No space left on device", StoreUnavailable, "disk"),
+        ("READONLY You can't write against a read only replica.", StoreUnavailable, "replica"),
+        ("CLUSTERDOWN The cluster is down", StoreUnavailable, "Cluster"),
+        ("ERR max number of clients reached", StoreUnavailable, "maxclients"),
+        ("BUSY Valkey is busy running a script.", StoreUnavailable, "script"),
+        ("MOVED 3999 127.0.0.1:6381", StoreUnsuitable, "redis+cluster://"),
+        ("CROSSSLOT Keys in request don't hash to the same slot", StoreUnsuitable, "{bull}"),
+        ("ERR DB index is out of range", StoreUnsuitable, "no such database"),
+        ("ERR unknown command 'LPOS', with args beginning with: ", StoreUnsuitable, "LPOS"),
+    ],
+)
+def test_a_refusal_says_what_to_mend(text: str, kind: type[StoreError], says: str) -> None:
+    found = translate_error(reply(text), "redis://:secret@h:1")
+    assert type(found) is kind
+    assert says in str(found)
+    assert "Redis at redis://:***@h:1 " in str(found)
+
+
+@pytest.mark.parametrize("text", ["NOSCRIPT No matching script.", "WRONGTYPE Operation against a key", "ERR -2 odd"])
+def test_an_error_about_the_command_stays_itself(text: str) -> None:
+    error = reply(text)
+    assert translate_error(error) is None
+    with pytest.raises(type(error)), translate_errors():
+        raise error
+
+
+def test_what_the_caller_was_handling_before_is_not_the_cause() -> None:
+    with pytest.raises(StoreUnavailable, match="connection refused"), translate_errors():
+        try:
+            raise reply("NOSCRIPT No matching script.")
+        except redis_errors.NoScriptError:
+            raise redis_errors.ConnectionError("Error 111 connecting to h:1. Connect call failed") from None
+    with pytest.raises(StoreUnavailable, match="in time"), translate_errors():
+        try:
+            raise ConnectionRefusedError
+        except ConnectionRefusedError:
+            raise redis_errors.TimeoutError("Timeout reading from h:1")  # noqa: B904 - implicit chaining is the point
+
+
+def test_a_refusal_of_the_greeting_is_found_inside_its_wrapper() -> None:
+    refusal = reply("ERR DB index is out of range")
+    wrapper = redis_errors.ConnectionError(refusal)
+    assert isinstance(translate_error(wrapper), StoreUnsuitable)
+
+
+def test_errors_of_others_pass() -> None:
+    with pytest.raises(KeyError), translate_errors():
+        raise KeyError
