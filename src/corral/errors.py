@@ -20,6 +20,7 @@
     ├── AdapterError                  a part outside failed: service, operation, retryable, retry_after
     │   ├── GitFailed  SandboxFailed  ForgeFailed  LlmFailed  SearchFailed
     ├── Unrecoverable                 raised by a handler: fail this job, do not retry
+    ├── ProcessDied                   a handler's own process ended without an answer (retry)
     ├── RateLimited                   raised by a handler: pause the queue for ``retry_after``; uses no attempt
     └── what a waiter sees
         ├── JobFailed                 the job ended as failed
@@ -158,6 +159,10 @@ class Unrecoverable(CorralError):
     def __init__(self, message: str | None = None, *, reason: str = "unrecoverable") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class ProcessDied(CorralError):
+    """The handler's process ended without an answer."""
 
 
 class RateLimited(CorralError):

@@ -56,10 +56,12 @@ class Settings(BaseSettings):
     """How long failed jobs are kept."""
 
     # --- workers
-    lease: timedelta = timedelta(seconds=12)
+    lease: timedelta = timedelta(seconds=10)
     """How long a worker may be silent before its jobs are given to another (BullMQ's lock duration)."""
     max_crashes: int = Field(default=3, ge=0)
     """How many workers a job may take down before it fails."""
+    metrics_minutes: int = Field(default=1_440, ge=0)
+    """How many minutes of ended jobs per minute are kept (BullMQ's metrics); 0 counts nothing."""
     shutdown_timeout: timedelta = timedelta(seconds=30)
     """How long active jobs may go on after SIGTERM."""
 

@@ -15,7 +15,7 @@ import pydantic_core
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from corral.errors import ConfigurationError, PayloadInvalid
-from corral.queue.job import Job
+from corral.queue.job import Job, ThreadJob
 from corral.queue.options import BackoffStrategy, JobOptions
 
 #: The largest payload or result, as JSON. Redis would take more, and every reader of the job would pay for it.
@@ -264,7 +264,7 @@ def _models(name: str, handler: Handler) -> tuple[Any, Any]:
             f"Handler {name!r}: its annotations can't be read ({error}); define the models at module level."
         ) from error
     hint = hints.get(parameters[0].name)
-    arguments = typing.get_args(hint) if typing.get_origin(hint) is Job else ()
+    arguments = typing.get_args(hint) if typing.get_origin(hint) in {Job, ThreadJob} else ()
     payload = arguments[0] if arguments and not isinstance(arguments[0], typing.TypeVar) else None
     result = hints.get("return")
     return payload, None if result is type(None) else result

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -10,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 P = TypeVar("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 Progress = float | int | Mapping[str, Any]
 """A number from 0 to 100, or a JSON object with at least ``percent`` (0-100) and, by custom, ``stage``."""
@@ -97,6 +99,11 @@ class Job(Generic[P]):
         """Append lines to the job's log; several cost one round trip."""
         await self._reporter.log(list(lines))
 
+    def in_thread(self, loop: asyncio.AbstractEventLoop) -> ThreadJob[P]:
+        """The same job for a plain function that runs in a thread: its methods block."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return ThreadJob(**values, _loop=loop)
+
     async def children_results(self) -> dict[str, Any]:
         """Results of the flow's completed children, by ``prefix:queue:id``."""
         return await self._reporter.children_results()
@@ -104,3 +111,28 @@ class Job(Generic[P]):
     async def children_failures(self) -> dict[str, str]:
         """Why ignored children failed, by ``prefix:queue:id``."""
         return await self._reporter.children_failures()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ThreadJob(Job[P]):
+    """A job in the hands of a plain function: ``progress_now`` and its like may be called from its thread.
+
+    A plain function that is annotated ``job: Job[P]`` gets one of these too.
+    """
+
+    _loop: asyncio.AbstractEventLoop = field(repr=False)
+
+    def progress_now(self, value: Progress) -> None:
+        """As ``progress``, from a thread."""
+        self._wait(self._reporter.progress(value))
+
+    def log_now(self, *lines: str) -> None:
+        """As ``log``, from a thread."""
+        self._wait(self._reporter.log(list(lines)))
+
+    def children_results_now(self) -> dict[str, Any]:
+        """As ``children_results``, from a thread."""
+        return self._wait(self._reporter.children_results())
+
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

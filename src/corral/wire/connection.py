@@ -20,8 +20,12 @@ from corral.wire.address import HostPort, StoreAddress, StoreMode, is_true, pars
 from corral.wire.faults import translate_error, translate_errors
 from corral.wire.server import ServerInfo, check_server
 
+RedisClient = Redis
+"""A ready client; the name by which rooms above ``wire`` know redis-py's."""
+
 __all__ = [
     "HostPort",
+    "RedisClient",
     "ServerInfo",
     "StoreAddress",
     "StoreMode",

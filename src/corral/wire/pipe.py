@@ -90,8 +90,9 @@ def pack(*parts: Part) -> bytes:
 class _Protocol(asyncio.Protocol):
     """Feeds what comes in to hiredis and hands each answer to the oldest waiting future."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_push: Callable[[Reply], None] | None) -> None:
         self._loop = loop
+        self._on_push = on_push
         self._reader = hiredis.Reader(encoding="utf-8", errors="surrogateescape", replyError=ReplyError)
         self.pending: deque[asyncio.Future[Reply]] = deque()
         self.transport: asyncio.Transport | None = None
@@ -116,6 +117,9 @@ class _Protocol(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
+                if self._on_push is not None and not pending:
+                    self._on_push(reply)
+                    continue
                 future = pending.popleft()
                 if not future.done():
                     future.set_result(reply)
@@ -148,6 +152,7 @@ class Pipe:
         outage: Shared by the connections of one process, so that an outage is told once.
         answer_timeout: Seconds of silence, with an answer due, after which the connection is given up; None for
             blocking commands, which watch over themselves.
+        on_push: For a subscription: gets what comes without being asked for.
     """
 
     def __init__(
@@ -158,12 +163,14 @@ class Pipe:
         on_connect: Sequence[bytes] = (),
         outage: Outage | None = None,
         answer_timeout: float | None = ANSWER_TIMEOUT_S,
+        on_push: Callable[[Reply], None] | None = None,
     ) -> None:
         self._connector = connector
         self._name = name
         self._on_connect = on_connect
         self._outage = outage or Outage()
         self._answer_timeout = answer_timeout
+        self._on_push = on_push
         self._protocol: _Protocol | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._watchdog: asyncio.TimerHandle | None = None
@@ -271,10 +278,10 @@ class Pipe:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 if endpoint.unix_path is not None:
-                    _, protocol = await loop.create_unix_connection(lambda: _Protocol(loop), endpoint.unix_path)
+                    _, protocol = await loop.create_unix_connection(lambda: _Protocol(loop, self._on_push), endpoint.unix_path)
                 else:
                     _, protocol = await loop.create_connection(
-                        lambda: _Protocol(loop), endpoint.host or "127.0.0.1", endpoint.port, ssl=endpoint.ssl_context
+                        lambda: _Protocol(loop, self._on_push), endpoint.host or "127.0.0.1", endpoint.port, ssl=endpoint.ssl_context
                     )
         except (OSError, TimeoutError, ssl.SSLError) as error:
             detail = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error))
