@@ -58,6 +58,8 @@ class Project(BaseModel):
     """Whether jobs may change what runs in the forge's CI (``.github/workflows`` and its like)."""
     protected_paths: tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...] = ()
     """Further globs that jobs must not change; ``dir/**`` is everything below ``dir``."""
+    allowed_secrets: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
+    """Fingerprints of findings of the secret scan that are known to be harmless."""
     max_changed_files: int = Field(default=300, ge=1)
     max_changed_lines: int = Field(default=20_000, ge=1)
     """Lines added plus lines removed."""
@@ -72,9 +74,7 @@ class Project(BaseModel):
             if host is None:
                 return {**data, "forge": ForgeKind.LOCAL}
             if host not in _KNOWN_HOSTS:
-                raise ValueError(
-                    f"can't tell which forge {host!r} is: give forge as one of {', '.join(kind.value for kind in ForgeKind)}"
-                )
+                raise ValueError(f"can't tell which forge {host!r} is; give forge as one of {', '.join(ForgeKind)}")
             return {**data, "forge": _KNOWN_HOSTS[host]}
         return data
 

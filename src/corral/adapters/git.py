@@ -4,7 +4,7 @@ What a hostile repository or worktree could use, and what closes it:
 
 - hooks, fsmonitor, external attributes: switched off by configuration that the environment carries and that wins over
   any file;
-- the user's and the system's configuration: never read, so no filter, alias, credential helper or URL rewrite of theirs;
+- the user's and the system's configuration: never read, so no filter, alias, credential helper or rewrite of theirs;
 - a ``.git`` inside a worktree: never looked for; callers name the bare mirror and the worktree;
 - transports: all refused but the one that the remote's address needs (``ext::`` is never among them);
 - submodules: never fetched, entered or pushed;
@@ -93,7 +93,9 @@ _FIXED_CONFIG: Final = {
 }
 
 #: Runs the other side of a repository on this disk, which git starts with a clean environment, as hardened as ours.
-_LOCAL_PEER: Final = "git -c safe.directory=* -c core.hooksPath=/dev/null -c core.alternateRefsCommand=true -c gc.auto=0"
+_LOCAL_PEER: Final = (
+    "git -c safe.directory=* -c core.hooksPath=/dev/null -c core.alternateRefsCommand=true -c gc.auto=0"
+)
 
 _NEVER: Final = re.compile(r"^(?:-|\s)|[\x00-\x1f\x7f]")
 _USERINFO: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@")
@@ -139,7 +141,7 @@ class GitRemote:
 
     @property
     def transport(self) -> str | None:
-        """git's name of the one transport that the address needs; None when it is not a supported one."""
+        """Name of the one transport that the address needs; None when it is not a supported one."""
         if _NEVER.search(self.url) or "::" in self.url.split("/", 1)[0]:
             return None
         if self.url.startswith("/"):
@@ -278,7 +280,7 @@ class Git:
             )
         except FileNotFoundError as error:
             raise GitFailed(
-                f"expected git 2.38 or newer as {self._program!r}, or no folder {str(work_tree or git_dir)!r}; {error}",
+                f"expected git 2.38 or newer as {self._program!r}, or a folder {str(work_tree or git_dir)!r}",
                 service="git",
                 operation=operation,
                 retryable=False,
@@ -433,7 +435,11 @@ _SYMPTOMS: Final = (
         "push to a branch that the forge's protection rules leave open",
     ),
     _symptom(r"pre-receive hook declined|remote rejected.*hook declined", "hook_declined", "see the forge's message"),
-    _symptom(r"stale info|\(fetch first\)|non-fast-forward", "branch_moved", "somebody else pushed meanwhile"),
+    _symptom(
+        r"stale info|\(fetch first\)|non-fast-forward|failed to update ref|cannot lock ref|incorrect old value",
+        "branch_moved",
+        "somebody else pushed meanwhile",
+    ),
     _symptom(
         r"exceeds? .*file size limit|GH001|larger than the maximum|pack exceeds maximum",
         "push_too_large",
@@ -468,9 +474,9 @@ _SYMPTOMS: Final = (
     _symptom(r"transport '.*' not allowed", "transport_refused", "use https or a path"),
     _symptom(r"returned error: 429", "rate_limited", "the forge asks for a pause", retryable=True),
     _symptom(
-        r"returned error: 5\d\d|could not resolve host|failed to connect|couldn't connect|connection (?:refused|reset|timed)"
-        r"|operation (?:too slow|timed out)|the remote end hung up|early eof|unexpected disconnect|gnutls|ssl_error"
-        r"|empty reply from server|rpc failed",
+        r"returned error: 5\d\d|could not resolve host|failed to connect|couldn't connect"
+        r"|connection (?:refused|reset|timed)|operation (?:too slow|timed out)|the remote end hung up"
+        r"|early eof|unexpected disconnect|gnutls|ssl_error|empty reply from server|rpc failed",
         "unreachable",
         "the forge can't be reached just now",
         retryable=True,

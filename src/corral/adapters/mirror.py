@@ -107,7 +107,7 @@ class Signing:
 
     @property
     def config(self) -> dict[str, str]:
-        """git's configuration for it."""
+        """The configuration that makes git sign with it."""
         return {"gpg.format": "ssh", "user.signingKey": str(self.key)}
 
 
@@ -287,12 +287,22 @@ class Mirror:
         """Files that differ between two commits or trees."""
         return await file_changes(self._git, [base, head], git_dir=self.path)
 
+    async def commit(self, commit: str) -> CommitInfo:
+        """One commit, by hash."""
+        return (await self._log(commit, limit=1))[0]
+
     async def commits(self, base: str, head: str, *, limit: int = 1000) -> list[CommitInfo]:
         """The commits of ``base..head``, oldest first.
 
         Raises:
             Unrecoverable: ``too_many_commits``: more than ``limit``.
         """
+        found = await self._log(f"{base}..{head}", limit=limit + 1)
+        if len(found) > limit:
+            raise Unrecoverable(f"more than {limit} commits between {base} and {head}", reason="too_many_commits")
+        return found
+
+    async def _log(self, revisions: str, *, limit: int) -> list[CommitInfo]:
         form = "%H%n%T%n%P%n%an <%ae>%n%ad%n%cn <%ce>%n%cd%n%B"
         printed = await self._git.run(
             "log",
@@ -301,16 +311,13 @@ class Mirror:
             "--topo-order",
             "--no-show-signature",
             "--date=raw",
-            f"--max-count={limit + 1}",
+            f"--max-count={limit}",
             f"--format={form}",
             "--end-of-options",
-            f"{base}..{head}",
+            revisions,
             git_dir=self.path,
         )
-        records = [record for record in printed.text.split("\0") if record.strip()]
-        if len(records) > limit:
-            raise Unrecoverable(f"more than {limit} commits between {base} and {head}", reason="too_many_commits")
-        return [_commit(record) for record in records]
+        return [_commit(record) for record in printed.text.split("\0") if record.strip()]
 
     async def patches(self, base: str, head: str, *, max_bytes: int) -> str:
         """Every commit of ``base..head`` as a patch without context lines: all that a push would publish.
@@ -359,8 +366,19 @@ class Mirror:
             if name == path and len(fields) == 3 and fields[0] in {"100644", "100755"}:  # noqa: PLR2004  mode, type, hash
                 if (await self.blob_sizes([fields[2]])).get(fields[2], max_bytes + 1) > max_bytes:
                     return None
-                return (await self._git.run("cat-file", "blob", fields[2], git_dir=self.path)).text
+                return await self.read_blob(fields[2])
         return None
+
+    async def read_blob(self, blob: str) -> str:
+        """A blob's text, by hash."""
+        return (await self._git.run("cat-file", "blob", blob, git_dir=self.path)).text
+
+    async def is_published(self, commit: str) -> bool:
+        """Whether one of the forge's branches, as last fetched, has this commit."""
+        found = await self._git.run(
+            "for-each-ref", "--count=1", f"--contains={commit}", "refs/remotes/origin/", git_dir=self.path
+        )
+        return bool(found.text.strip())
 
     async def merge(self, ours: str, theirs: str) -> Merged:
         """Merge two commits without touching any ref or worktree."""
@@ -414,9 +432,9 @@ class Mirror:
             "GIT_COMMITTER_EMAIL": committer_mail,
         }
         if author_date is not None:
-            env["GIT_AUTHOR_DATE"] = author_date
+            env["GIT_AUTHOR_DATE"] = f"@{author_date}"
         if committer_date is not None:
-            env["GIT_COMMITTER_DATE"] = committer_date
+            env["GIT_COMMITTER_DATE"] = f"@{committer_date}"
         signing = self._signing if sign else None
         made = await self._git.run(
             "commit-tree",

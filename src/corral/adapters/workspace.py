@@ -1,7 +1,7 @@
 """Workspaces: for each job a worktree of its own, cut from the project's bare mirror and gone afterwards.
 
-The worktree holds no ``.git``: whoever works in it, an agent or a test in a sandbox, sees files and nothing else, neither
-the mirror nor a remote nor a token. git is told where mirror, index and worktree are by every command.
+The worktree holds no ``.git``: whoever works in it, an agent or a test in a sandbox, sees files and nothing else,
+neither the mirror nor a remote nor a token. git is told where mirror, index and worktree are by every command.
 
 Layout, under ``{data_dir}/projects/{project}/worktrees``::
 
@@ -107,7 +107,9 @@ class Workspace:
         except GitFailed as error:
             if error.reason != "failed":
                 raise
-            raise Unrecoverable(f"the patch does not apply to {self.commit}: {error}", reason="patch_does_not_apply") from error
+            raise Unrecoverable(
+                f"the patch does not apply to {self.commit}: {error}", reason="patch_does_not_apply"
+            ) from error
 
     async def diff(self) -> str:
         """All changes against :attr:`commit` as a unified diff with binary files in it; new files included."""
@@ -321,9 +323,10 @@ class Workspaces:
             raise GitFailed(f"{name} is taken", service="git", operation="checkout", retryable=True, reason="locked")
         folder = worktrees / name
         try:
+            mirror = self.mirror(project)
             workspace = Workspace(
                 git=self._git,
-                mirror=self.mirror(project),
+                mirror=mirror,
                 commits=self._commits,
                 project_id=project.id,
                 commit=commit,
@@ -336,7 +339,7 @@ class Workspaces:
                 "--reset",
                 "--no-recurse-submodules",
                 commit,
-                git_dir=workspace._mirror.path,
+                git_dir=mirror.path,
                 work_tree=workspace.path,
                 index=folder / "index",
             )
