@@ -90,6 +90,34 @@ class Settings(BaseSettings):
     """Token for pushes and pull requests on GitHub."""
     github_url: str = "https://api.github.com"
     """Base address of GitHub's API; change it for GitHub Enterprise."""
+    github_app_id: str | None = None
+    """Id (or client id) of a GitHub App; with the next two it is used instead of ``github_token``."""
+    github_app_installation_id: int | None = None
+    """The App's installation in the account that owns the repositories."""
+    github_app_private_key: SecretStr | None = None
+    """The App's private key in PEM, or the path of its file."""
+    gitlab_token: Annotated[
+        SecretStr | None,
+        Field(validation_alias=AliasChoices("gitlab_token", "GITLAB_TOKEN", "CORRAL_GITLAB_TOKEN")),
+    ] = None
+    """Token for pushes and merge requests on GitLab."""
+    gitlab_url: str = "https://gitlab.com"
+    """Address of GitLab."""
+    gitea_token: Annotated[
+        SecretStr | None,
+        Field(validation_alias=AliasChoices("gitea_token", "GITEA_TOKEN", "CORRAL_GITEA_TOKEN")),
+    ] = None
+    """Token for pushes and pull requests on Gitea or Forgejo."""
+    gitea_url: str | None = None
+    """Address of Gitea or Forgejo; None takes it from the project's repository."""
+    forge_write_interval: timedelta = timedelta(seconds=1)
+    """Least time between two requests that create something on a forge, across all workers."""
+    forge_writes_per_hour: int = Field(default=450, ge=1)
+    """Most such requests an hour; GitHub documents 500."""
+    task_url: str | None = None
+    """Address of a task on the platform, with ``{task_id}`` in it; pull requests link it."""
+    commit_signing_key: Path | None = None
+    """SSH private key that signs generated commits; None leaves them unsigned."""
     commit_author: str = "Corral <corral@localhost>"
     """Author of generated commits, ``Name <mail>``."""
 
