@@ -9,13 +9,16 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.queue import environments, measure, report, server
-from benchmarks.queue.processes import PeerFailed, stage
+from benchmarks.queue.processes import PeerFailed, Stage, stage
 from benchmarks.queue.registry import PEERS
 
+Step = Callable[[Stage, Any, measure.Plan, measure.Figures], None]
 _SECTIONS = ("enqueue", "drain", "timed", "depth", "memory")
 
 
@@ -62,28 +65,21 @@ class _Run:
         self._environments = {name: environments.prepare(PEERS[name]) for name in arguments.peers}
         self.rounds: list[dict[str, measure.Figures]] = []
 
-    def _steps(self, name: str, round_number: int) -> list[tuple[str, Any]]:
+    def _steps(self, name: str, round_number: int) -> list[tuple[str, Step]]:
         peer, plan, arguments = PEERS[name], self._plan, self._arguments
-        steps: list[tuple[str, Any]] = []
+        steps: list[tuple[str, Step]] = []
         if "enqueue" in arguments.sections:
-            steps.append(("enqueue", lambda *a: measure.enqueue(peer, *a)))
+            steps.append(("enqueue", measure.enqueue))
         if "drain" in arguments.sections:
-            steps.extend(
-                (f"drain {c}", lambda *a, c=c: measure.drain(peer, *a, c))  # type: ignore[misc]
-                for c in arguments.concurrency
-            )
+            steps.extend((f"drain {c}", partial(measure.drain, peer=peer, concurrency=c)) for c in arguments.concurrency)
         if "timed" in arguments.sections and not peer.plain_only:
-            steps.append(("timed", lambda *a: measure.timed(peer, *a)))
+            steps.append(("timed", partial(measure.timed, peer=peer)))
         if name == "corral" and "depth" in arguments.sections:
-            small = dataclasses.replace(plan, jobs=min(plan.jobs, 20_000))
-            for waiting in (10_000, arguments.depth):
-                steps.append(
-                    (f"depth {waiting}", lambda s, r, _p, f, w=waiting: measure.depth(s, r, small, f, w, 50))
-                )
+            jobs = min(plan.jobs, 20_000)
+            depths = (10_000, arguments.depth)
+            steps.extend((f"depth {d}", partial(measure.depth, jobs=jobs, waiting=d)) for d in depths)
         if name == "corral" and "memory" in arguments.sections and round_number == 0:
-            steps.append(
-                ("memory", lambda s, r, p, f: measure.memory(s, r, p, f, arguments.memory_jobs, 50))
-            )
+            steps.append(("memory", partial(measure.memory, jobs=arguments.memory_jobs)))
         return steps
 
     def round(self, number: int) -> None:
@@ -100,13 +96,15 @@ class _Run:
                     if step == label:
                         self._one(name, label, run, figures[name])
 
-    def _one(self, name: str, label: str, run: Any, figures: measure.Figures) -> None:
+    def _one(self, name: str, label: str, run: Step, figures: measure.Figures) -> None:
         start = time.monotonic()
         self._redis.flushdb()
         with stage(self._environments[name], self._url, self._plan.every) as made:
             try:
                 run(made, self._redis, self._plan, figures)
-                said = figures.notes.get(label) or (f"{figures.values[label]:,.0f}/s" if label in figures.values else "ok")
+                said = figures.notes.get(label) or (
+                    f"{figures.values[label]:,.0f}/s" if label in figures.values else "ok"
+                )
             except PeerFailed as failure:
                 figures.notes[label] = said = f"failed: {failure}"
         print(f"  {label:<14} {name:<14} {time.monotonic() - start:6.1f} s  {said}", file=sys.stderr, flush=True)
@@ -117,7 +115,10 @@ def main() -> None:
     """Measure, print the tables, write the figures."""
     arguments = _arguments()
     plan = _plan(arguments)
-    with server.server(arguments.redis_url, append_only=arguments.append_only, program=arguments.server) as (url, redis):
+    with server.server(arguments.redis_url, append_only=arguments.append_only, program=arguments.server) as (
+        url,
+        redis,
+    ):
         about = {
             "server": server.describe(redis),
             "python": platform.python_version(),

@@ -45,12 +45,17 @@ def _fill(stage: Stage, count: int, chunk: int) -> None:
         producer.command(op="bulk", count=count, chunk=chunk, any_way=True)
 
 
-def enqueue(peer: Peer, stage: Stage, redis: Any, plan: Plan, figures: Figures) -> None:
+def enqueue(stage: Stage, redis: Any, plan: Plan, figures: Figures) -> None:
     """Adds a second: one at a time, many producers, in bulk."""
     sizes = {"one": plan.adds_one, "concurrent": plan.adds_many, "bulk": plan.adds_many}
     with stage.process("producer") as producer:
         for op, count in sizes.items():
-            command = {"op": op, "producers": plan.producers, "chunk": plan.chunk}
+            command: dict[str, Any] = {
+                "op": op,
+                "producers": plan.producers,
+                "chunk": plan.chunk,
+                "limit_s": plan.limit_s / 3,
+            }
             try:
                 producer.command(count=max(plan.producers, count // 10), **command)
                 redis.flushdb()
@@ -59,9 +64,12 @@ def enqueue(peer: Peer, stage: Stage, redis: Any, plan: Plan, figures: Figures) 
             except Unsupported as why:
                 figures.notes[f"enqueue {op}"] = str(why)
                 continue
-            figures.values[f"enqueue {op}"] = count / answer["seconds"]
-            figures.values[f"enqueue {op} client µs"] = answer["cpu_seconds"] / count * 1e6
-            figures.values[f"enqueue {op} server µs"] = (server.cpu_seconds(redis) - server_before) / count * 1e6
+            done = answer["count"]
+            if done < count:
+                figures.notes[f"enqueue {op}"] = f"stopped after {done} jobs"
+            figures.values[f"enqueue {op}"] = done / answer["seconds"]
+            figures.values[f"enqueue {op} client µs"] = answer["cpu_seconds"] / done * 1e6
+            figures.values[f"enqueue {op} server µs"] = (server.cpu_seconds(redis) - server_before) / done * 1e6
             redis.flushdb()
 
 
@@ -81,11 +89,12 @@ class _Marks:
         self._worker = worker
         self._redis = redis
         self._by_pid: dict[int, int] = {}
+        self._t = 0.0
         self.done = 0
 
     def wait(self, until: int, deadline: float) -> _Mark:
-        """The first mark at or past ``until`` jobs, or the last one before ``deadline`` (at least one is needed)."""
-        t = 0.0
+        """The first mark at or past ``until`` jobs, or the last one before ``deadline``, of which there must be one."""
+        t = self._t
         while self.done < until:
             news = self._stage.news.next(min(1.0, deadline - time.monotonic()))
             if news is None:
@@ -98,7 +107,7 @@ class _Marks:
             if "n" in news:
                 self._by_pid[news["pid"]] = news["n"]
                 self.done = sum(self._by_pid.values())
-                t = news["t"]
+                t = self._t = news["t"]
         return _Mark(self.done, t, self._worker.cpu_seconds(), server.cpu_seconds(self._redis))
 
 
@@ -115,7 +124,7 @@ def _verify(peer: Peer, redis: Any, handled: int, allowance: int) -> None:
         time.sleep(0.05)
 
 
-def drain(peer: Peer, stage: Stage, redis: Any, plan: Plan, figures: Figures, concurrency: int) -> None:
+def drain(stage: Stage, redis: Any, plan: Plan, figures: Figures, *, peer: Peer, concurrency: int) -> None:
     """Jobs a second that one worker process completes, when they all wait already."""
     name = f"drain {concurrency}"
     if peer.most_at_once is not None and concurrency > peer.most_at_once:
@@ -126,7 +135,7 @@ def drain(peer: Peer, stage: Stage, redis: Any, plan: Plan, figures: Figures, co
     stage.news.clear()
     with stage.process("worker", concurrency) as worker:
         marks = _Marks(stage, worker, redis)
-        first = marks.wait(plan.warm_up, time.monotonic() + plan.limit_s + 30)
+        first = marks.wait(plan.warm_up, time.monotonic() + plan.limit_s / 2)
         last = marks.wait(total, time.monotonic() + plan.limit_s)
         done = last.n - first.n
         if last.n >= total:
@@ -134,6 +143,8 @@ def drain(peer: Peer, stage: Stage, redis: Any, plan: Plan, figures: Figures, co
     if last.n < total:
         _verify(peer, redis, last.n, concurrency)
         figures.notes[name] = f"stopped after {done} jobs"
+    if not done:
+        raise PeerFailed(f"nothing more handled after {first.n} jobs")
     figures.values[name] = done / (last.t - first.t)
     figures.values[f"{name} worker µs"] = (last.worker_cpu - first.worker_cpu) / done * 1e6
     figures.values[f"{name} server µs"] = (last.server_cpu - first.server_cpu) / done * 1e6
@@ -154,7 +165,7 @@ def _latenesses(stage: Stage, worker: Process, count: int, timeout_s: float) -> 
     return late
 
 
-def timed(peer: Peer, stage: Stage, redis: Any, plan: Plan, figures: Figures) -> None:
+def timed(stage: Stage, redis: Any, plan: Plan, figures: Figures, *, peer: Peer) -> None:
     """How late an idle worker (concurrency 5) starts a job: added now, and due later."""
     stage.news.clear()
     with stage.process("worker", 5) as worker, stage.process("producer") as producer:
@@ -170,25 +181,25 @@ def timed(peer: Peer, stage: Stage, redis: Any, plan: Plan, figures: Figures) ->
     redis.flushdb()
 
 
-def depth(stage: Stage, redis: Any, plan: Plan, figures: Figures, waiting: int, concurrency: int) -> None:
-    """The drain rate of ``plan.jobs`` jobs while ``waiting`` more wait behind them."""
-    _fill(stage, plan.warm_up + plan.jobs + waiting, plan.chunk)
+def depth(stage: Stage, redis: Any, plan: Plan, figures: Figures, *, jobs: int, waiting: int) -> None:
+    """The drain rate of ``jobs`` jobs, 50 at once, while ``waiting`` more wait behind them."""
+    _fill(stage, plan.warm_up + jobs + waiting, plan.chunk)
     stage.news.clear()
-    with stage.process("worker", concurrency) as worker:
+    with stage.process("worker", 50) as worker:
         marks = _Marks(stage, worker, redis)
-        first = marks.wait(plan.warm_up, time.monotonic() + plan.limit_s + 30)
-        last = marks.wait(plan.warm_up + plan.jobs, time.monotonic() + plan.limit_s)
+        first = marks.wait(plan.warm_up, time.monotonic() + plan.limit_s)
+        last = marks.wait(plan.warm_up + jobs, time.monotonic() + plan.limit_s)
     done = last.n - first.n
     figures.values[f"depth {waiting}"] = done / (last.t - first.t)
     figures.values[f"depth {waiting} server µs"] = (last.server_cpu - first.server_cpu) / done * 1e6
     redis.flushdb()
 
 
-def memory(stage: Stage, redis: Any, plan: Plan, figures: Figures, jobs: int, concurrency: int) -> None:
-    """Resident memory of a worker over many jobs, in MiB, at tenths of the way."""
+def memory(stage: Stage, redis: Any, plan: Plan, figures: Figures, *, jobs: int) -> None:
+    """Resident memory of a worker, 50 at once, over many jobs, in MiB, at tenths of the way."""
     _fill(stage, jobs, plan.chunk)
     stage.news.clear()
-    with stage.process("worker", concurrency) as worker:
+    with stage.process("worker", 50) as worker:
         marks = _Marks(stage, worker, redis)
         for tenth in range(1, 11):
             marks.wait(jobs * tenth // 10, time.monotonic() + 120)

@@ -85,7 +85,15 @@ class Process:
     """A peer's adapter in one role, in a process group of its own."""
 
     def __init__(
-        self, environment: Environment, role: str, *, redis_url: str, news: Path, concurrency: int, every: int, log: Path
+        self,
+        environment: Environment,
+        role: str,
+        *,
+        redis_url: str,
+        news: Path,
+        concurrency: int,
+        every: int,
+        log: Path,
     ) -> None:
         config = {"redis_url": redis_url, "queue": QUEUE, "concurrency": concurrency, "every": every, "news": str(news)}
         if environment.packages is not None:

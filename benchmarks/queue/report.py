@@ -17,13 +17,15 @@ def _names(rounds: Rounds) -> list[str]:
 
 def _columns(rounds: Rounds, prefix: str) -> list[str]:
     found = {
-        key: None
+        key
         for figures in rounds
         for one in figures.values()
         for key in (*one.values, *one.notes)
         if key.startswith(prefix) and not key.endswith("µs")
     }
-    return list(found)
+    order = {"one": 1, "concurrent": 2, "bulk": 3}
+    words = {key: key.removeprefix(prefix).strip() for key in found}
+    return sorted(found, key=lambda key: order.get(words[key]) or int(words[key].strip("%") or 0))
 
 
 def _values(rounds: Rounds, name: str, key: str) -> list[float]:
@@ -72,7 +74,8 @@ def _rates(rounds: Rounds, title: str, prefix: str) -> tuple[str, list[str]]:
 
 
 def _costs(rounds: Rounds, title: str, prefix: str, kind: str) -> str:
-    columns = [key for key in _columns(rounds, prefix) if any(_values(rounds, n, f"{key} {kind} µs") for n in rounds[0])]
+    names = _names(rounds)
+    columns = [k for k in _columns(rounds, prefix) if any(_values(rounds, name, f"{k} {kind} µs") for name in names)]
     if not columns:
         return ""
 
@@ -137,7 +140,9 @@ def render(about: dict[str, Any], rounds: Rounds) -> str:
         "warm up. Medians; in brackets Corral's figure as a multiple of the peer's (median of the rounds' ratios).\n"
     )
     enqueue, enqueue_notes = _rates(rounds, "Enqueue, jobs/s", "enqueue ")
-    drain, drain_notes = _rates(rounds, "Drain of no-op jobs by one worker process, jobs/s, at a concurrency of", "drain ")
+    drain, drain_notes = _rates(
+        rounds, "Drain of no-op jobs by one worker process, jobs/s, at a concurrency of", "drain "
+    )
     parts = [
         head,
         enqueue,
@@ -150,7 +155,9 @@ def render(about: dict[str, Any], rounds: Rounds) -> str:
         _memory(rounds),
     ]
     notes = list(dict.fromkeys(enqueue_notes + drain_notes))
-    timed = [f"{n}, {k}: {_note(rounds, n, k)}" for n in _names(rounds) for k in ("timed", "delayed") if _note(rounds, n, k)]
+    timed = [
+        f"{n}, {k}: {_note(rounds, n, k)}" for n in _names(rounds) for k in ("timed", "delayed") if _note(rounds, n, k)
+    ]
     if notes or timed:
         parts.append("Notes (* above):\n\n" + "\n".join(f"- {note}" for note in notes + timed) + "\n")
     return "\n".join(part for part in parts if part)

@@ -35,9 +35,7 @@ class Producer:
 
 
 def worker() -> None:
-    Worker(
-        [noop], queue_name=tally.QUEUE, redis_settings=SETTINGS, max_jobs=tally.CONCURRENCY, log_results=False
-    ).run()
+    Worker([noop], queue_name=tally.QUEUE, redis_settings=SETTINGS, max_jobs=tally.CONCURRENCY, log_results=False).run()
 
 
 if __name__ == "__main__":

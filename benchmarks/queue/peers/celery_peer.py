@@ -7,7 +7,9 @@ import tally
 from celery import Celery
 
 app = Celery("bench", broker=tally.REDIS_URL, backend=tally.REDIS_URL)
-app.conf.update(task_default_queue=tally.QUEUE, worker_hijack_root_logger=False, broker_connection_retry_on_startup=True)
+app.conf.update(
+    task_default_queue=tally.QUEUE, worker_hijack_root_logger=False, broker_connection_retry_on_startup=True
+)
 
 
 @app.task(name="noop")
@@ -25,7 +27,17 @@ class Producer:
 
 def worker() -> None:
     app.worker_main(
-        ["worker", "--pool", "gevent", "--concurrency", str(tally.CONCURRENCY), "--loglevel", "ERROR", "--queues", tally.QUEUE]
+        [
+            "worker",
+            "--pool",
+            "gevent",
+            "--concurrency",
+            str(tally.CONCURRENCY),
+            "--loglevel",
+            "ERROR",
+            "--queues",
+            tally.QUEUE,
+        ]
     )
 
 

@@ -44,9 +44,7 @@ class Producer:
         )
 
     async def add_bulk(self, numbers: list[int]) -> bool:
-        await corral.add_jobs(
-            tally.QUEUE, [{"n": n, "due": 0.0, "text": protocol.TEXT} for n in numbers], priority=0
-        )
+        await corral.add_jobs(tally.QUEUE, [{"n": n, "due": 0.0, "text": protocol.TEXT} for n in numbers], priority=0)
         return True
 
     async def close(self) -> None:

@@ -26,7 +26,7 @@ import tally
 
 _SCRIPTS = Path(bullmq.__file__).parent / "commands"
 _BASE = f"bull:{tally.QUEUE}:"
-_TOKEN = "limit:0"
+_TOKEN = "limit:0"  # noqa: S105 - names who holds a lock
 _LOCK_MS = 30_000
 
 
@@ -147,9 +147,7 @@ class _Lanes:
         self.finish_tail = _bulk("completed") + _bulk("1") + _bulk(_BASE) + _bulk(msgpack.packb(options))
 
     def fetch(self) -> None:
-        self.connection.send(
-            self.fetch_head + _bulk(round(time.time() * 1000)) + self.fetch_tail, self.claimed
-        )
+        self.connection.send(self.fetch_head + _bulk(round(time.time() * 1000)) + self.fetch_tail, self.claimed)
 
     def claimed(self, reply: Any) -> None:
         if isinstance(reply, Exception):

@@ -11,6 +11,7 @@ export const now = () => Number(process.hrtime.bigint()) / 1e9;
 
 let pipe;
 let count = 0;
+let told = now();
 const tell = (line) => {
   pipe ??= openSync(config.news, 'w');
   writeSync(pipe, line);
@@ -19,19 +20,20 @@ const tell = (line) => {
 export const tally = (n, due) => {
   const time = now();
   count += 1;
-  if (due) tell(`{"late":${(time - due).toFixed(6)}}\n`);
-  else if (count % config.every === 0) tell(`{"n":${count},"t":${time.toFixed(6)},"pid":${process.pid}}\n`);
+  if (due) {
+    tell(`{"late":${(time - due).toFixed(6)}}\n`);
+    return { n };
+  }
+  if (count % config.every && time - told < 1) return { n };
+  told = time;
+  tell(`{"n":${count},"t":${time.toFixed(6)},"pid":${process.pid}}\n`);
   return { n };
 };
 
 const between = ([low, high]) => low + Math.random() * (high - low);
 
-const many = (producer, total, producers) =>
-  Promise.all(
-    Array.from({ length: producers }, async () => {
-      for (let n = 0; n < Math.floor(total / producers); n += 1) await producer.add(n, 0, 0);
-    }),
-  );
+const shares = (total, producers) =>
+  Array.from({ length: producers }, (_, index) => Math.floor(total / producers) + (index < total % producers ? 1 : 0));
 
 const run = async (producer, command) => {
   if (command.op === 'timed') {
@@ -44,19 +46,28 @@ const run = async (producer, command) => {
   }
   const cpu = process.cpuUsage();
   const start = now();
+  const end = start + (command.limit_s ?? Infinity);
+  let done = 0;
+  const some = async (share) => {
+    for (let n = 0; n < share && now() < end; n += 1) {
+      done += 1;
+      await producer.add(n, 0, 0);
+    }
+  };
   if (command.op === 'one') {
-    for (let n = 0; n < command.count; n += 1) await producer.add(n, 0, 0);
+    await some(command.count);
   } else if (command.op === 'concurrent') {
-    await many(producer, command.count, command.producers);
+    await Promise.all(shares(command.count, command.producers).map(some));
   } else {
     for (let from = 0; from < command.count; from += command.chunk) {
       const size = Math.min(command.chunk, command.count - from);
       await producer.addBulk(Array.from({ length: size }, (_, index) => from + index));
+      done += size;
     }
   }
   const seconds = now() - start;
   const used = process.cpuUsage(cpu);
-  return { seconds, cpu_seconds: (used.user + used.system) / 1e6 };
+  return { seconds, cpu_seconds: (used.user + used.system) / 1e6, count: done };
 };
 
 export const main = async (makeProducer, makeWorker) => {

@@ -2,13 +2,13 @@
 
 The harness writes one JSON command a line to standard input and reads one JSON answer a line from standard output:
 
-    {"op": "one", "count": N}                        add N jobs, each awaited before the next
+    {"op": "one", "count": N, "limit_s": s}          add N jobs, each awaited before the next; stop after ``limit_s``
     {"op": "concurrent", "count": N, "producers": P} P producers at once, each of them one at a time
     {"op": "bulk", "count": N, "chunk": C}           the peer's bulk call, C jobs a call; without one: as concurrent
     {"op": "timed", "count": N, "gap_s": [a, b], "delay_s": [a, b]}
                                                      jobs that carry when they are due; gaps and delays are random
 
-Answers: ``{"seconds": s, "cpu_seconds": c}``, ``{"unsupported": why}`` or ``{"error": what}``.
+Answers: ``{"seconds": s, "cpu_seconds": c, "count": done}``, ``{"unsupported": why}`` or ``{"error": what}``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 #: What a job carries beside its number: about what a job of the four types carries.
 TEXT = "Build the login page, with tests, and open a pull request for it. " * 2
@@ -61,25 +61,46 @@ def _chunks(count: int, size: int) -> Iterator[list[int]]:
         yield list(range(start, min(start + size, count)))
 
 
+def _shares(count: int, producers: int) -> list[int]:
+    """How many jobs each producer adds."""
+    return [count // producers + (index < count % producers) for index in range(producers)]
+
+
 class _Stopwatch:
-    def __enter__(self) -> _Stopwatch:
+    """Times a command, counts its jobs, and says when it has gone on long enough."""
+
+    def __init__(self, command: dict[str, Any]) -> None:
+        self._limit_s = command.get("limit_s", float("inf"))
+        self.count = 0
+
+    def __enter__(self) -> Self:
         self._cpu = time.process_time()
         self._start = time.perf_counter()
         return self
+
+    def go_on(self) -> bool:
+        """Count a job about to be added; False when time is up."""
+        if time.perf_counter() - self._start > self._limit_s:
+            return False
+        self.count += 1
+        return True
 
     def __exit__(self, *_: object) -> None:
         self.answer = {
             "seconds": time.perf_counter() - self._start,
             "cpu_seconds": time.process_time() - self._cpu,
+            "count": self.count,
         }
 
 
-async def _many(producer: AsyncProducer, count: int, producers: int) -> None:
+async def _many(producer: AsyncProducer, shares: list[int], watch: _Stopwatch) -> None:
     async def one(share: int) -> None:
         for n in range(share):
+            if not watch.go_on():
+                return
             await producer.add(n, 0.0, 0.0)
 
-    await asyncio.gather(*(one(count // producers) for _ in range(producers)))
+    await asyncio.gather(*map(one, shares))
 
 
 async def _run_async(producer: AsyncProducer, command: dict[str, Any]) -> dict[str, Any]:
@@ -91,19 +112,19 @@ async def _run_async(producer: AsyncProducer, command: dict[str, Any]) -> dict[s
             delay_s = random.uniform(*command["delay_s"])
             await producer.add(n, time.monotonic() + delay_s, delay_s)
         return {}
-    with _Stopwatch() as watch:
+    with _Stopwatch(command) as watch:
         if op == "one":
-            for n in range(count):
-                await producer.add(n, 0.0, 0.0)
+            await _many(producer, [count], watch)
         elif op == "concurrent":
-            await _many(producer, count, command["producers"])
+            await _many(producer, _shares(count, command["producers"]), watch)
         else:
             for numbers in _chunks(count, command["chunk"]):
                 if not await producer.add_bulk(numbers):
                     if not command.get("any_way"):
                         return {"unsupported": "no bulk call"}
-                    await _many(producer, count, 100)
+                    await _many(producer, _shares(count, 100), watch)
                     break
+                watch.count += len(numbers)
     return watch.answer
 
 
@@ -119,12 +140,14 @@ async def _serve_async(producer: AsyncProducer) -> None:
     await producer.close()
 
 
-def _many_threads(producer: Producer, count: int, producers: int) -> None:
+def _many_threads(producer: Producer, shares: list[int], watch: _Stopwatch) -> None:
     def one(share: int) -> None:
         for n in range(share):
+            if not watch.go_on():
+                return
             producer.add(n, 0.0, 0.0)
 
-    threads = [threading.Thread(target=one, args=(count // producers,)) for _ in range(producers)]
+    threads = [threading.Thread(target=one, args=(share,)) for share in shares]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -140,20 +163,19 @@ def _run(producer: Producer, command: dict[str, Any]) -> dict[str, Any]:
             delay_s = random.uniform(*command["delay_s"])
             producer.add(n, time.monotonic() + delay_s, delay_s)
         return {}
-    with _Stopwatch() as watch:
+    with _Stopwatch(command) as watch:
         if op == "one":
-            for n in range(count):
-                producer.add(n, 0.0, 0.0)
+            _many_threads(producer, [count], watch)
         elif op == "concurrent":
-            _many_threads(producer, count, command["producers"])
+            _many_threads(producer, _shares(count, command["producers"]), watch)
         else:
             for numbers in _chunks(count, command["chunk"]):
                 if not producer.add_bulk(numbers):
                     if not command.get("any_way"):
                         return {"unsupported": "no bulk call"}
-                    for n in range(count):
-                        producer.add(n, 0.0, 0.0)
+                    _many_threads(producer, [count], watch)
                     break
+                watch.count += len(numbers)
     return watch.answer
 
 

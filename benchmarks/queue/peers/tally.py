@@ -1,9 +1,9 @@
 """What every peer's handler does, and all it does: count, and tell the harness when.
 
 Runs inside each peer's own environment, so it uses the standard library only. News go to a named pipe, as lines of
-JSON shorter than PIPE_BUF (so that several processes may write): ``{"n", "t", "pid"}`` every ``every`` jobs, and
-``{"late"}``, in seconds, for a job that carries the time at which it was due. Times are CLOCK_MONOTONIC, which all
-processes of one machine share, Node's included.
+JSON shorter than PIPE_BUF (so that several processes may write): ``{"n", "t", "pid"}`` every ``every`` jobs and once
+a second, and ``{"late"}``, in seconds, for a job that carries the time at which it was due. Times are
+CLOCK_MONOTONIC, which all processes of one machine share, Node's included.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _EVERY: int = CONFIG["every"]
 
 _lock = threading.Lock()
 _count = 0
+_told = time.monotonic()
 _pipe: int | None = None
 
 
@@ -34,13 +35,14 @@ def _tell(line: str) -> None:
 
 def job(n: int, due: float) -> dict[str, int]:
     """Count one job; returns its result."""
-    global _count  # noqa: PLW0603 - one tally per process
+    global _count, _told  # noqa: PLW0603 - one tally per process
     now = time.monotonic()
     with _lock:
         _count += 1
         count = _count
     if due:
         _tell(f'{{"late":{now - due:.6f}}}\n')
-    elif count % _EVERY == 0:
+    elif count % _EVERY == 0 or now - _told >= 1.0:
+        _told = now
         _tell(f'{{"n":{count},"t":{now:.6f},"pid":{os.getpid()}}}\n')
     return {"n": n}

@@ -35,7 +35,7 @@ class Producer:
 
 
 def worker() -> None:
-    from taskiq.__main__ import main
+    from taskiq.__main__ import main  # noqa: PLC0415 - only the worker needs it
 
     limit = str(tally.CONCURRENCY)
     sys.argv = [
