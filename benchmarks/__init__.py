@@ -1,0 +1,1 @@
+"""Programs that measure; nothing in ``src`` knows of them."""

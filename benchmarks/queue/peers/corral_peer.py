@@ -1,0 +1,68 @@
+"""Corral with its defaults: leases, cancellation, typed payloads and results, events."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from datetime import timedelta
+
+import protocol
+import tally
+from pydantic import BaseModel
+
+from corral import Corral, Job
+
+
+class Noop(BaseModel):
+    n: int
+    due: float
+    text: str
+
+
+class Done(BaseModel):
+    n: int
+
+
+corral = Corral(redis_url=tally.REDIS_URL)
+
+
+@corral.handler(tally.QUEUE)
+async def noop(job: Job[Noop]) -> Done:
+    return Done(**tally.job(job.data.n, job.data.due))
+
+
+class Producer:
+    async def open(self) -> None:
+        await corral.connect()
+
+    async def add(self, n: int, due: float, delay_s: float) -> None:
+        await corral.add_job(
+            tally.QUEUE,
+            {"n": n, "due": due, "text": protocol.TEXT},
+            priority=0,
+            delay=timedelta(seconds=delay_s) if delay_s else None,
+        )
+
+    async def add_bulk(self, numbers: list[int]) -> bool:
+        await corral.add_jobs(tally.QUEUE, [{"n": n, "due": 0.0, "text": protocol.TEXT} for n in numbers], priority=0)
+        return True
+
+    async def close(self) -> None:
+        await corral.close()
+
+
+async def _work() -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    workers = await corral.start_workers([tally.QUEUE], concurrency=tally.CONCURRENCY)
+    await stop.wait()
+    await workers.stop(timeout=timedelta(seconds=5))
+    await corral.close()
+
+
+def worker() -> None:
+    asyncio.run(_work())
+
+
+if __name__ == "__main__":
+    protocol.main(Producer, worker)
