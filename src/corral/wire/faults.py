@@ -23,6 +23,8 @@ _NETWORK_ERRORS = (
     OSError,
 )
 
+_UNPROTECTED_SIGN = "without any password configured"
+
 # By the first word of the server's reply. What comes back after a while, or after someone has mended the server:
 _UNAVAILABLE_CODES = {
     "BUSY": "is busy with a script that does not end",
@@ -109,7 +111,7 @@ def _translate_refusal(error: BaseException, place: str) -> StoreError | None:
     code = str(getattr(error, "status_code", None) or said.partition(" ")[0])
     if isinstance(error, redis_errors.NoPermissionError):
         return StoreAuthenticationFailed(f"{place} does not allow this user everything that a queue needs: {said}")
-    if isinstance(error, _AUTHENTICATION_ERRORS):
+    if isinstance(error, _AUTHENTICATION_ERRORS) or _UNPROTECTED_SIGN in said:
         return StoreAuthenticationFailed(f"{place} {_why_not_let_in(code, said)}")
     if code in _UNAVAILABLE_CODES:
         return StoreUnavailable(f"{place} {_UNAVAILABLE_CODES[code]}")
@@ -124,7 +126,7 @@ def _translate_refusal(error: BaseException, place: str) -> StoreError | None:
 def _why_not_let_in(code: str, said: str) -> str:
     if code == "NOAUTH" or "Authentication required" in said:
         return "wants a password: put it into REDIS_URL, redis://:PASSWORD@host"
-    if "without any password configured" in said:
+    if _UNPROTECTED_SIGN in said:
         return "has no password, but REDIS_URL brings one: remove it"
     return "refused the user or the password: check REDIS_URL"
 
