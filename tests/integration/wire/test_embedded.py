@@ -188,7 +188,11 @@ async def test_an_odd_path_is_no_trouble(tmp_path: Path) -> None:
 
 async def test_it_waits_while_its_jobs_are_loaded(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configuration = embedded._configuration
-    monkeypatch.setattr(embedded, "_configuration", lambda *a: configuration(*a) + b"key-load-delay 300\n")
+    monkeypatch.setattr(
+        embedded,
+        "_configuration",
+        lambda *a: configuration(*a) + b"key-load-delay 300\nloading-process-events-interval-bytes 1024\n",
+    )
     # Far less than loading takes: what counts is that the server says that it loads.
     monkeypatch.setattr(embedded, "_START_S", 0.3)
     async with open_client(await ensure_embedded(data_dir)) as client:
