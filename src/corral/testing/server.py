@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -202,11 +203,17 @@ class EmbeddedServer:
 
 
 def free_port() -> int:
-    """A port of the loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback that is free now, and likely to be so after a restart.
+
+    Below the range that the system takes for outgoing connections, any of which might be there first when a killed
+    server comes back; and low enough for a Cluster's second port, 10,000 further up.
+    """
+    while True:
+        port = random.randrange(12_000, 22_000)  # noqa: S311 - not a secret
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 10_000))
+            return port
 
 
 def _clean_up(folder: Path, processes: list[subprocess.Popen[bytes]]) -> None:
