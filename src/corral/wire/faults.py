@@ -111,13 +111,7 @@ def translate_error(error: BaseException, where: StoreAddress | str | None = Non
         return _translate_refusal(refusal, place)
     if not isinstance(error, _NETWORK_ERRORS):
         return None
-    tls = (
-        None
-        if where is None
-        else where.tls
-        if isinstance(where, StoreAddress)
-        else where.startswith(("rediss", "valkeys"))
-    )
+    tls = where.tls if isinstance(where, StoreAddress) else (where or "").startswith(("rediss", "valkeys"))
     return _translate_network(error, place, tls=tls)
 
 
