@@ -13,6 +13,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -145,7 +146,7 @@ class EmbeddedServer:
         """Let it go on (SIGCONT)."""
         os.kill(self.pid, signal.SIGCONT)
 
-    def command(self, *words: str) -> str:
+    def command(self, *words: str, timeout: timedelta = timedelta(seconds=5)) -> str:
         """Send one command; the raw reply, for what a test needs beside its client.
 
         Raises:
@@ -156,7 +157,7 @@ class EmbeddedServer:
         for sent in (("AUTH", password), words) if password else (words,):
             request += b"*%d\r\n" % len(sent)
             request += b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in sent)
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout.total_seconds()) as connection:
             connection.sendall(request)
             reply = connection.recv(65_536)
         return reply.decode(errors="replace")
