@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from datetime import timedelta
 from types import TracebackType
@@ -23,10 +24,12 @@ class TcpProxy:
 
     Args:
         target_port: The server's port on the loopback.
+        tls: Speak TLS to clients, with this certificate; the server is reached without.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self._target_port = target_port
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
         self._cut = False
@@ -35,6 +38,8 @@ class TcpProxy:
         self.port = 0
         #: Added to the way of each piece of data, in each direction.
         self.delay = timedelta()
+        #: What the server answers vanishes, as when the way back is cut.
+        self.drop_replies = False
         #: Connections accepted so far.
         self.accepted = 0
         # Set: data flows. Clear: what arrives is kept back, and nobody is told.
@@ -43,7 +48,7 @@ class TcpProxy:
 
     async def start(self) -> None:
         """Begin to listen, on a free port."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -84,8 +89,9 @@ class TcpProxy:
         self._flowing.clear()
 
     def mend(self) -> None:
-        """Undo :meth:`cut` and :meth:`stall`; what was kept back goes on its way."""
+        """Undo :meth:`cut`, :meth:`stall` and ``drop_replies``; what was kept back goes on its way."""
         self._cut = False
+        self.drop_replies = False
         self._flowing.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -118,7 +124,7 @@ class TcpProxy:
                 if self.delay:
                     await asyncio.sleep(self.delay.total_seconds())
                 await self._flowing.wait()
-                if writer is link.client and link.half_closed:
+                if writer is link.client and (link.half_closed or self.drop_replies):
                     continue
                 writer.write(data)
                 await writer.drain()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -144,7 +146,7 @@ class EmbeddedServer:
         """Let it go on (SIGCONT)."""
         os.kill(self.pid, signal.SIGCONT)
 
-    def command(self, *words: str) -> str:
+    def command(self, *words: str, timeout: timedelta = timedelta(seconds=5)) -> str:
         """Send one command; the raw reply, for what a test needs beside its client.
 
         Raises:
@@ -155,7 +157,7 @@ class EmbeddedServer:
         for sent in (("AUTH", password), words) if password else (words,):
             request += b"*%d\r\n" % len(sent)
             request += b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in sent)
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout.total_seconds()) as connection:
             connection.sendall(request)
             reply = connection.recv(65_536)
         return reply.decode(errors="replace")
@@ -202,11 +204,17 @@ class EmbeddedServer:
 
 
 def free_port() -> int:
-    """A port of the loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback that is free now, and likely to be so after a restart.
+
+    Below the range that the system takes for outgoing connections, any of which might be there first when a killed
+    server comes back; and low enough for a Cluster's second port, 10,000 further up.
+    """
+    while True:
+        port = random.randrange(12_000, 22_000)  # noqa: S311 - not a secret
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 10_000))
+            return port
 
 
 def _clean_up(folder: Path, processes: list[subprocess.Popen[bytes]]) -> None:

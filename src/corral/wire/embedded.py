@@ -49,6 +49,8 @@ _START_S = 15.0
 # While it loads its append-only file the server says so; 1 GB takes some ten seconds.
 _LOADING_S = 600.0
 _STOP_S = 15.0
+# How long a running server may be silent before it counts as lost (it answers at once but for a long script).
+_UNREACHABLE_S = 10.0
 _POLL_S = 0.01
 
 
@@ -333,7 +335,7 @@ def _ensure(place: _Place) -> str:
     with _only_one(place):
         if _runs(place):
             state = place.read_state()
-            if state is not None and _wait_ready(place, state, patience_s=5.0):
+            if state is not None and _wait_ready(place, state, patience_s=_UNREACHABLE_S):
                 return place.status(*state).url
             # It runs, but its socket, its password or its wits are gone: it can't be reached by anybody any more.
             _end_unreachable(place)

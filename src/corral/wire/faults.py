@@ -23,6 +23,8 @@ _NETWORK_ERRORS = (
     OSError,
 )
 
+_UNPROTECTED_SIGN = "without any password configured"
+
 # By the first word of the server's reply. What comes back after a while, or after someone has mended the server:
 _UNAVAILABLE_CODES = {
     "BUSY": "is busy with a script that does not end",
@@ -45,6 +47,8 @@ _UNSUITABLE_SIGNS = {
     "select is not allowed in cluster": "is a node of a Cluster, which has only database 0",
     "unknown command": "lacks a command that a queue needs (Redis 6.2 or newer is needed)",
 }
+_SILENT = "does not answer in time"
+_CLOSED = "closed the connection"
 # The first that fits: an exception's type anywhere in the chain of causes, or a sign in its text.
 _NETWORK_FAULTS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str | None, str], ...] = (
     ((), "max number of clients", "has no connection to spare (maxclients)"),
@@ -60,13 +64,17 @@ _NETWORK_FAULTS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ..
         "connect call failed",
         "can't be reached: connection refused; start it, or check REDIS_URL",
     ),
-    ((TimeoutError, redis_errors.TimeoutError), None, "does not answer in time"),
-    (
-        (ConnectionResetError, BrokenPipeError),
-        "closed by server",
-        "closed the connection (a server that expects TLS does that at once: try rediss:// in REDIS_URL)",
-    ),
+    ((TimeoutError, redis_errors.TimeoutError), None, _SILENT),
+    ((ConnectionResetError, BrokenPipeError), "closed by server", _CLOSED),
 )
+# What happens as well when one side speaks TLS and the other doesn't.
+_TLS_HINTS = {
+    (_SILENT, True): " (a server without TLS does that: is rediss:// right in REDIS_URL, or try redis://)",
+    (
+        _CLOSED,
+        False,
+    ): " (a server that expects TLS does that at once: is redis:// right in REDIS_URL, or try rediss://)",
+}
 
 
 @contextmanager
@@ -101,7 +109,10 @@ def translate_error(error: BaseException, where: StoreAddress | str | None = Non
         return StoreUnavailable(f"all connections to {place} are in use: allow more, or do less at once")
     if refusal is not None:
         return _translate_refusal(refusal, place)
-    return _translate_network(error, place) if isinstance(error, _NETWORK_ERRORS) else None
+    if not isinstance(error, _NETWORK_ERRORS):
+        return None
+    tls = where.tls if isinstance(where, StoreAddress) else (where or "").startswith(("rediss", "valkeys"))
+    return _translate_network(error, place, tls=tls)
 
 
 def _translate_refusal(error: BaseException, place: str) -> StoreError | None:
@@ -109,7 +120,7 @@ def _translate_refusal(error: BaseException, place: str) -> StoreError | None:
     code = str(getattr(error, "status_code", None) or said.partition(" ")[0])
     if isinstance(error, redis_errors.NoPermissionError):
         return StoreAuthenticationFailed(f"{place} does not allow this user everything that a queue needs: {said}")
-    if isinstance(error, _AUTHENTICATION_ERRORS):
+    if isinstance(error, _AUTHENTICATION_ERRORS) or _UNPROTECTED_SIGN in said:
         return StoreAuthenticationFailed(f"{place} {_why_not_let_in(code, said)}")
     if code in _UNAVAILABLE_CODES:
         return StoreUnavailable(f"{place} {_UNAVAILABLE_CODES[code]}")
@@ -124,12 +135,12 @@ def _translate_refusal(error: BaseException, place: str) -> StoreError | None:
 def _why_not_let_in(code: str, said: str) -> str:
     if code == "NOAUTH" or "Authentication required" in said:
         return "wants a password: put it into REDIS_URL, redis://:PASSWORD@host"
-    if "without any password configured" in said:
+    if _UNPROTECTED_SIGN in said:
         return "has no password, but REDIS_URL brings one: remove it"
     return "refused the user or the password: check REDIS_URL"
 
 
-def _translate_network(error: BaseException, place: str) -> StoreError:
+def _translate_network(error: BaseException, place: str, *, tls: bool) -> StoreError:
     # The nearest cause wins: further out may lie what the caller was busy with before.
     for cause in _chain(error, contexts=True):
         text = str(cause).lower()
@@ -137,7 +148,7 @@ def _translate_network(error: BaseException, place: str) -> StoreError:
             return StoreUnsuitable(f"{place} is no Cluster: use redis:// instead of redis+cluster://")
         for kinds, sign, what in _NETWORK_FAULTS:
             if isinstance(cause, kinds) or (sign is not None and sign in text):
-                return StoreUnavailable(f"{place} {what}")
+                return StoreUnavailable(f"{place} {what}{_TLS_HINTS.get((what, tls), '')}")
     return StoreUnavailable(f"{place} can't be reached: {_one_line(error)}")
 
 

