@@ -234,7 +234,26 @@ class ResultWaiter:
             return False, None
         if code == 1:
             return True, self._queue.spec.decode_result(value)
-        name = self._queue.spec.name
         if code == -1:
-            raise JobNotFound(f"Job {job_id!r} of {name!r} is not there: it was removed, or its type keeps no results.")
+            # A job that isn't kept is gone with its end; its event is still there for a while.
+            event = await self._ending_event(job_id)
+            if event is not None:
+                return self._told(event)
+            raise JobNotFound(
+                f"Queue {self._queue.spec.name!r} has no job {job_id!r}: it never had one, or it was removed or kept no longer."
+            )
         raise self._failure(job_id, str(value or ""))
+
+    async def _ending_event(self, job_id: str) -> QueueEvent | None:
+        """The newest event that tells of a job's end, as far back as the stream goes."""
+        newest = "+"
+        while True:
+            entries = await self._queue.scripts.pipe.execute(
+                "XREVRANGE", self._queue.keys.events, newest, "-", "COUNT", _BATCH
+            )
+            for event in _read(entries):
+                if event.job_id == job_id and event.name in {"completed", "failed"}:
+                    return event
+            if len(entries) < _BATCH:
+                return None
+            newest = f"({entries[-1][0]}"

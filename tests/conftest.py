@@ -1,0 +1,63 @@
+"""What every test runs under: no network but loopback, and nobody's settings or data but its own."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corral.settings import Settings
+
+KEPT_DATA_DIR = Settings(_env_file=None).data_dir
+"""The data folder of whoever runs the tests; only what costs a long download (the local model) is kept there."""
+
+
+class NetworkRefusedError(RuntimeError):
+    """A test tried to reach something that is not on this machine."""
+
+
+def _is_loopback(host: object) -> bool:
+    if isinstance(host, bytes):
+        host = host.decode()
+    if not isinstance(host, str) or host in {"", "localhost"}:
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False  # a name: whoever resolves it asks a server elsewhere
+    return address.is_loopback or address.is_unspecified
+
+
+def _refuse_the_network(event: str, args: tuple[Any, ...]) -> None:
+    if event == "socket.connect" and isinstance(args[1], tuple):
+        host: object = args[1][0]
+    elif event in {"socket.getaddrinfo", "socket.gethostbyname"}:
+        host = args[0]
+    else:
+        return
+    if not _is_loopback(host):
+        raise NetworkRefusedError(f"expected loopback, got {host!r}: tests may not use the network")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Close the network and hide the settings of whoever runs the tests, before any test module is imported."""
+    sys.addaudithook(_refuse_the_network)
+    for name in list(os.environ):
+        if name.startswith("CORRAL_") and not name.startswith("CORRAL_TEST_"):
+            del os.environ[name]
+    for name in ("REDIS_URL", "GITHUB_TOKEN", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GOOGLE_API_KEY"):
+        os.environ.pop(name, None)
+    own = tempfile.TemporaryDirectory(prefix="corral-tests-", ignore_cleanup_errors=True)
+    config.add_cleanup(own.cleanup)
+    os.environ["CORRAL_DATA_DIR"] = own.name
+
+
+@pytest.fixture(scope="session")
+def kept_data_dir() -> Path:
+    """The real data folder, for what is downloaded once and kept between runs."""
+    return KEPT_DATA_DIR
