@@ -9,12 +9,12 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from redis.asyncio import Redis
 
@@ -65,7 +65,7 @@ class WorkerProcess:
     def log(self) -> str:
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
     async def end(self, number: signal.Signals = signal.SIGTERM, *, within_s: float = 60) -> int:
@@ -162,11 +162,10 @@ class Crew:
         self, event: str, count: int, *, within_s: float = 60, job_id: str | None = None
     ) -> list[Entry]:
         """Wait until the handlers have written so many."""
-        return await eventually(
-            lambda: found if len(found := self.ledger(event, job_id)) >= count else None,
-            f"{count} {event!r} entries",
-            within_s,
+        await eventually(
+            lambda: len(self.ledger(event, job_id)) >= count, f"{count} {event!r} entries in the ledger", within_s
         )
+        return self.ledger(event, job_id)
 
     async def state_counts(self, queue: str) -> dict[str, int]:
         """How many jobs are in each state, counted at the server."""
@@ -196,10 +195,10 @@ class Crew:
         found: dict[str, Counter[str]] = {}
         start = "-"
         while entries := await self._redis.xrange(self.key(queue, "events"), min=start, count=5000):
-            for event_id, fields in entries:
+            for _, fields in cast("list[tuple[str, dict[str, str]]]", entries):
                 if fields.get("event") in {"completed", "failed"}:
                     found.setdefault(fields["jobId"], Counter())[fields["event"]] += 1
-            start = f"({event_id}"
+            start = f"({entries[-1][0]!s}"
         return found
 
     async def assert_each_completed_once(self, queue: str, job_ids: Iterable[str]) -> None:
@@ -216,10 +215,9 @@ class Crew:
         assert not locks
 
 
-async def eventually(ready: Any, what: str, within_s: float = 30, *, pause_s: float = 0.01) -> Any:
-    """Ask until the answer is true; fail after a while that only a defect takes."""
+async def eventually(ready: Callable[[], bool], what: str, within_s: float = 30) -> None:
+    """Ask until the answer is yes; fail after a while that only a defect takes."""
     deadline = time.monotonic() + within_s
-    while not (found := ready()):
+    while not ready():
         assert time.monotonic() < deadline, f"expected {what} within {within_s} s"
-        await asyncio.sleep(pause_s)
-    return found
+        await asyncio.sleep(0.01)

@@ -84,9 +84,9 @@ async def main() -> None:
         corral.handler(name, **options)(handler)
     async with corral:
         workers = await corral.start_workers(CONFIG["queues"], concurrency=CONFIG.get("concurrency", 10))
-        print("ready", flush=True)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
         await workers.run_until_signalled()
-    print("stopped", flush=True)
 
 
 if __name__ == "__main__":
