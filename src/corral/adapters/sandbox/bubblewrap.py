@@ -16,6 +16,7 @@ import os
 import resource
 import shutil
 import signal
+import stat
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
@@ -42,14 +43,15 @@ from corral.adapters.sandbox.port import (
 )
 from corral.adapters.sandbox.removal import remove_tree
 from corral.adapters.sandbox.seccomp import filter_program
-from corral.adapters.sandbox.supervision import Supervision, open_pipe
+from corral.adapters.sandbox.supervision import Descriptor, Supervision, open_pipe
 from corral.adapters.sandbox.toolchain import Toolchain, find_toolchain
 from corral.errors import SandboxFailed, SandboxUnavailable
 
 _OLDEST = (0, 8, 0)  # the first with --disable-userns
 _IDENTITY = "65534"  # "nobody" everywhere
 _SIGNAL_BASE = 128
-_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+#: Device file → its number, by the kernel's ``admin-guide/devices.txt``.
+_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _ETC = {
     "passwd": f"corral:x:{_IDENTITY}:{_IDENTITY}:corral:{HOME}:/bin/sh\n",
     "group": f"corral:x:{_IDENTITY}:\n",
@@ -76,7 +78,7 @@ class _Started:
     process: asyncio.subprocess.Process
     output: asyncio.StreamReader
     status: asyncio.StreamReader
-    let_go: int
+    let_go: Descriptor
 
 
 class BubblewrapSandbox(Sandbox):
@@ -205,26 +207,31 @@ class BubblewrapSandbox(Sandbox):
         assert self._bwrap is not None  # noqa: S101 - set by check
         options = self._options(request, record)
         async with open_pipe() as (output, output_end), open_pipe() as (status, status_end):
-            wait_end, let_go = os.pipe()
-            files = [_file_of("corral-filter", self._filter)]
-            options += ["--seccomp", str(files[0]), "--json-status-fd", str(status_end), "--block-fd", str(wait_end)]
-            files.append(_file_of("corral-options", b"\0".join(os.fsencode(option) for option in options) + b"\0"))
+            wait_end, let_go = (Descriptor(number) for number in os.pipe())
+            # An empty pipe, not the host's /dev/null, whose mode the program could change through the descriptor.
+            nothing, nothing_end = (Descriptor(number) for number in os.pipe())
+            nothing_end.close()
+            filter_file = _file_of("corral-filter", self._filter)
+            options += ["--seccomp", str(filter_file.number), "--json-status-fd", str(status_end.number)]
+            options += ["--block-fd", str(wait_end.number)]
+            options_file = _file_of("corral-options", b"\0".join(map(os.fsencode, options)) + b"\0")
+            given = (filter_file, options_file, status_end, wait_end)
             try:
                 process = await asyncio.create_subprocess_exec(
-                    self._bwrap, "--args", str(files[1]), "--", *request.command,
-                    stdin=asyncio.subprocess.DEVNULL, stdout=output_end, stderr=output_end,
-                    env={}, cwd="/", pass_fds=(*files, status_end, wait_end), start_new_session=True,
+                    self._bwrap, "--args", str(options_file.number), "--", *request.command,
+                    stdin=nothing.number, stdout=output_end.number, stderr=output_end.number, env={}, cwd="/",
+                    pass_fds=[descriptor.number for descriptor in given], start_new_session=True,
                 )  # fmt: skip
-            except OSError:
-                os.close(let_go)
+            except BaseException:
+                let_go.close()
                 raise
             finally:
-                for descriptor in (*files, wait_end, output_end, status_end):
-                    os.close(descriptor)
+                for descriptor in (*given, nothing, output_end):
+                    descriptor.close()
             try:
                 yield _Started(process, output, status, let_go)
             finally:
-                os.close(let_go)
+                let_go.close()
 
     async def _follow(
         self, request: SandboxRequest, started: _Started, cgroup: Cgroup | None, on_output: OutputSink
@@ -245,9 +252,7 @@ class BubblewrapSandbox(Sandbox):
                 said.extend(chunk)
             on_output(chunk)
 
-        run = Supervision(
-            timeout=request.timeout, output_bytes=request.limits.output_bytes, kill=kill, sink=sink
-        )
+        run = Supervision(timeout=request.timeout, output_bytes=request.limits.output_bytes, kill=kill, sink=sink)
         watcher: BoundsWatcher | None = None
 
         async def bound_and_watch(run: Supervision) -> None:
@@ -266,7 +271,7 @@ class BubblewrapSandbox(Sandbox):
                 )
                 if run.ending is not None:
                     return
-                os.write(started.let_go, b"x")
+                os.write(started.let_go.number, b"x")
                 await watcher.watch(run)
 
         try:
@@ -343,12 +348,11 @@ class BubblewrapSandbox(Sandbox):
         for name, text in _ETC.items():
             (etc / name).write_text(text)
             options += ["--ro-bind", str(etc / name), f"/etc/{name}"]
-        # Without the second line each, a sandbox that the superuser started could write the host's /proc/sys (the
-        # user inside is then the host's uid 0, without capabilities, which those files do not ask for), and could
-        # change the modes of the host's device files.
+        # Read-only, or a sandbox that the superuser started could write the host's /proc/sys: the user inside is then
+        # the host's uid 0, without capabilities, but those files ask for none.
         options += ["--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev"]
-        for device in _DEVICES:
-            options += ["--remount-ro", f"/dev/{device}"]
+        for name, path in _own_devices(record.folder / "dev").items():
+            options += ["--dev-bind", path, f"/dev/{name}"]
         options += ["--size", str(max(limits.tmp_bytes // 4, 1 << 20)), "--tmpfs", "/dev/shm"]  # noqa: S108
         options += ["--bind", str(request.worktree), str(WORKSPACE), *_git_mask(request.worktree, etc / "resolv.conf")]
         options += ["--dir", str(SUPPORT)]
@@ -372,6 +376,28 @@ class BubblewrapSandbox(Sandbox):
 def _secret_files(toolchain: Toolchain) -> list[str]:
     folders = [Path(path) for path, link in toolchain.paths.items() if link is None]
     return [str(folder / name) for folder in folders for name in _MASKED if (folder / name).is_file()]
+
+
+def _own_devices(folder: Path) -> dict[str, str]:
+    """Make device files for one run, when the superuser runs the worker; returns name → path.
+
+    The program is then their owner, and so it would be of the host's: it could change the host's modes of /dev/null.
+    Where none can be made (no right to, or a file system that ignores them) the host's are seen.
+    """
+    if os.geteuid() != 0:
+        return {}
+    folder.mkdir()
+    made: dict[str, str] = {}
+    try:
+        for name, (major, minor) in _DEVICES.items():
+            path = folder / name
+            os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(major, minor))
+            path.chmod(0o666)  # whatever the umask
+            made[name] = str(path)
+        os.close(os.open(folder / "null", os.O_RDWR))
+    except OSError:
+        return {}
+    return made
 
 
 def _git_mask(worktree: Path, empty: Path) -> list[str]:
@@ -401,7 +427,7 @@ def _refuse_links(worktree: Path, mount: Mount) -> None:
 
 def _set_rlimits(pid: int, limits: SandboxLimits, *, memory: bool) -> None:
     def bound(what: int, value: int) -> None:
-        soft, hard = resource.prlimit(pid, what)
+        _, hard = resource.prlimit(pid, what)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.prlimit(pid, what, (value, value))
 
@@ -436,12 +462,12 @@ async def _exit_code(status: asyncio.StreamReader) -> int | None:
     return code
 
 
-def _file_of(name: str, content: bytes) -> int:
+def _file_of(name: str, content: bytes) -> Descriptor:
     """Put ``content`` into a file in memory and return its descriptor, at its beginning."""
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
     os.write(descriptor, content)
     os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
+    return Descriptor(descriptor)
 
 
 async def _said(program: Path, *arguments: str) -> str:
@@ -466,5 +492,3 @@ def _scratch(home: Path) -> Any:
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=home, prefix=".check-") as folder:
         yield Path(folder)
-
-

@@ -109,15 +109,31 @@ async def _settled(future: asyncio.Future[int]) -> None:
             await asyncio.shield(future)
 
 
+class Descriptor:
+    """A file descriptor that is closed once: a second close of its number would hit whatever has it by then."""
+
+    def __init__(self, number: int) -> None:
+        """Own ``number``."""
+        self.number = number
+        self._open = True
+
+    def close(self) -> None:
+        """Close it, unless that was done."""
+        if self._open:
+            self._open = False
+            os.close(self.number)
+
+
 @contextlib.asynccontextmanager
-async def open_pipe() -> AsyncIterator[tuple[asyncio.StreamReader, int]]:
+async def open_pipe() -> AsyncIterator[tuple[asyncio.StreamReader, Descriptor]]:
     """Make a pipe: a reader here, and the descriptor of its other end, to be given to a child and closed.
 
     asyncio's own pipes are not used because its ``Process.wait`` waits for their end too, which a daemon that keeps
     one open would hold up for ever.
     """
-    read_end, write_end = os.pipe()
-    os.set_blocking(read_end, False)  # noqa: FBT003 - the only way to say it
+    read_end, write_number = os.pipe()
+    write_end = Descriptor(write_number)
+    os.set_blocking(read_end, False)
     reader = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0)
@@ -126,5 +142,4 @@ async def open_pipe() -> AsyncIterator[tuple[asyncio.StreamReader, int]]:
         yield reader, write_end
     finally:
         transport.close()
-        with contextlib.suppress(OSError):
-            os.close(write_end)
+        write_end.close()
