@@ -58,9 +58,7 @@ def coverage_percent(worktree: Path, since: float) -> float | None:
 
     Of several reports the one nearest to the root counts.
     """
-    paths = [
-        path for path, _ in written_files(worktree, since=since) if PurePosixPath(path).name in _COVERAGE_NAMES
-    ]
+    paths = [path for path, _ in written_files(worktree, since=since) if PurePosixPath(path).name in _COVERAGE_NAMES]
     for path in sorted(paths, key=lambda path: (path.count("/"), path)):
         try:
             percent = _percent(PurePosixPath(path).name, read_bounded(worktree, path, most_bytes=_COVERAGE_BYTES))

@@ -260,7 +260,9 @@ def parse_jest(content: bytes) -> ParsedReport:
         if not cases and suite.get("status") == "failed":
             message = suite.get("message")
             report.add(
-                make_case(file=suite.get("name"), name="import", outcome=CaseOutcome.ERROR, message=message, trace=message)
+                make_case(
+                    file=suite.get("name"), name="import", outcome=CaseOutcome.ERROR, message=message, trace=message
+                )
             )
         for case in cases:
             failures = case.get("failureMessages")

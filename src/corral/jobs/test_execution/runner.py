@@ -164,7 +164,7 @@ class TestRunner:
         """
         chosen = check_files(files)
         bounds = self._bounds(limits)
-        environment = await self._fingerprint()
+        environment = await self.environment()
         async with self._scratch() as scratch:
             log = OutputLog(on_output)
             prepared = Prepared()
@@ -197,6 +197,33 @@ class TestRunner:
             first, verdict, command=command, commit=commit, environment=environment, prepared=prepared, flaky=flaky,
             artifacts=artifacts, coverage=coverage,
         )  # fmt: skip
+
+    async def environment(self) -> dict[str, str]:
+        """Say what another run must share to be comparable; found out once.
+
+        Raises:
+            SandboxUnavailable: There is no sandbox on this machine.
+        """
+        async with self._environment_lock:
+            if self._environment is None:
+                version = await self._sandbox.check()
+                said = bytearray()
+                async with self._scratch() as scratch:
+                    script = (
+                        'uname -sm; for p in python3 node go cargo; do echo "$p=$($p --version 2>&1 | head -n1)"; done'
+                    )
+                    await self._sandbox.run(
+                        SandboxRequest(
+                            command=("/bin/sh", "-c", script), worktree=scratch, timeout=timedelta(seconds=30),
+                            image=self._image,
+                        ),
+                        said.extend,
+                    )  # fmt: skip
+                self._environment = _environment(said.decode(errors="replace"))
+                self._environment["sandbox"] = f"{self._sandbox.name} {version}"
+                if self._image:
+                    self._environment["image"] = self._image
+            return dict(self._environment)
 
     async def reap(self) -> None:
         """Remove what dead workers left: processes, cgroups, containers, scratch folders."""
@@ -231,27 +258,6 @@ class TestRunner:
         if limits.output_kb is not None:
             chosen = replace(chosen, output_bytes=limits.output_kb * 1024)
         return chosen
-
-    async def _fingerprint(self) -> dict[str, str]:
-        """Say what another run must share to be comparable; found out once."""
-        async with self._environment_lock:
-            if self._environment is None:
-                version = await self._sandbox.check()
-                said = bytearray()
-                async with self._scratch() as scratch:
-                    script = 'uname -sm; for p in python3 node go cargo; do echo "$p=$($p --version 2>&1 | head -n1)"; done'
-                    await self._sandbox.run(
-                        SandboxRequest(
-                            command=("/bin/sh", "-c", script), worktree=scratch, timeout=timedelta(seconds=30),
-                            image=self._image,
-                        ),
-                        said.extend,
-                    )  # fmt: skip
-                self._environment = _environment(said.decode(errors="replace"))
-                self._environment["sandbox"] = f"{self._sandbox.name} {version}"
-                if self._image:
-                    self._environment["image"] = self._image
-            return dict(self._environment)
 
     async def _set_up(
         self,
@@ -330,17 +336,13 @@ class TestRunner:
                     Mount(source=report, target=REPORT, writable=True),
                     Mount(source=select, target=SELECT),
                 )
-                result = await beside(
-                    log.pump(look), self._sandbox.run(replace(request, mounts=mounts), sink)
-                )
+                result = await beside(log.pump(look), self._sandbox.run(replace(request, mounts=mounts), sink))
             await asyncio.to_thread(_read_events, events, parser, _REPORT_BYTES)
             await log.finish()
             await look()
         finally:
             os.close(events)
-        parsed = await asyncio.to_thread(
-            _parse, plan, report, request.worktree, began, bytes(spool), parser.report
-        )
+        parsed = await asyncio.to_thread(_parse, plan, report, request.worktree, began, bytes(spool), parser.report)
         return _Run(plan, result, parsed, log)
 
     async def _rerun(
@@ -383,9 +385,7 @@ def _read_events(descriptor: int, parser: EventParser, most_bytes: int) -> None:
         left -= len(chunk)
 
 
-def _parse(
-    plan: Plan, report: Path, worktree: Path, began: float, output: bytes, events: ParsedReport
-) -> ParsedReport:
+def _parse(plan: Plan, report: Path, worktree: Path, began: float, output: bytes, events: ParsedReport) -> ParsedReport:
     """Find and read the report of a run; an unreadable one counts as none."""
     if events.started or plan.format is ReportFormat.EVENTS:
         return events
