@@ -1,1 +1,1 @@
-"""Corral."""
+"""Runs untrusted commands: the port, its backends, and a double."""

@@ -46,3 +46,7 @@ class TestExecution(WireModel):
     limits: TestLimits = TestLimits()
     network: Literal["none", "setup"] = "none"
     """``setup`` lets the set-up phase reach the allow-listed package registries."""
+    reruns: int = Field(default=0, ge=0, le=5)
+    """How often failed cases are run again; those that then pass are reported as flaky."""
+    compare_to: CommitId | None = None
+    """The base commit (or branch) that ``newlyFailing`` and ``newlyPassing`` refer to; its own result is cached."""

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from corral.adapters.sandbox.port import RunEnding as RunEnding  # one enum for the sandbox and the report
 from corral.jobs.payload import WireModel
 
 
@@ -16,20 +17,6 @@ class CaseOutcome(StrEnum):
     FAILED = "failed"
     ERROR = "error"
     SKIPPED = "skipped"
-
-
-class RunEnding(StrEnum):
-    """How the sandboxed process tree ended."""
-
-    EXITED = "exited"
-    SIGNALLED = "signalled"
-    TIMEOUT = "timeout"
-    OUT_OF_MEMORY = "out_of_memory"
-    TOO_MANY_PROCESSES = "too_many_processes"
-    OUTPUT_LIMIT = "output_limit"
-    DISK_FULL = "disk_full"
-    CPU_LIMIT = "cpu_limit"
-    CANCELLED = "cancelled"
 
 
 class TestCase(WireModel):
@@ -46,6 +33,22 @@ class TestCase(WireModel):
     """Bounded."""
     output: str | None = None
     """Bounded."""
+
+    @property
+    def key(self) -> str:
+        """What makes it the same case in another run: ``file::name``, or the name alone."""
+        return f"{self.file}::{self.name}" if self.file else self.name
+
+
+class Artifact(WireModel):
+    """A file that the run left and that was kept: a screenshot, a report, a trace."""
+
+    path: str
+    """Where it was in the worktree, with forward slashes."""
+    size_bytes: int
+    sha256: str
+    stored_as: str
+    """Its name in the worker's folder of artifacts, ``<data_dir>/artifacts``."""
 
 
 class TestReport(WireModel):
@@ -64,17 +67,31 @@ class TestReport(WireModel):
     errors: int = 0
     skipped: int = 0
     cases: tuple[TestCase, ...] = ()
+    """Bounded: failed ones first to be kept, then in the order of the run."""
+    cases_left_out: int = 0
+    """How many of ``total`` are not in ``cases``."""
     slowest: tuple[str, ...] = ()
+    """Keys of the slowest cases, slowest first."""
     exit_code: int | None = None
     signal: int | None = None
     ending: RunEnding = RunEnding.EXITED
+    ending_detail: str = ""
+    """Which bound was passed, in words; empty when none was."""
     seconds: float = 0.0
     setup_seconds: float = 0.0
+    setup_cached: bool = False
+    """Whether the set-up's result came from the cache."""
     output_tail: str = ""
     """The last part of what was printed, bounded."""
     coverage_percent: float | None = None
+    cpu_seconds: float | None = None
+    peak_memory_bytes: int | None = None
     environment: dict[str, str] = Field(default_factory=dict)
     """Sandbox, its version, and the toolchain: what another run must share to be comparable."""
+    artifacts: tuple[Artifact, ...] = ()
+    compared_to: str | None = None
+    """The commit that ``newly_failing`` and ``newly_passing`` refer to."""
     newly_failing: tuple[str, ...] = ()
     newly_passing: tuple[str, ...] = ()
     flaky: tuple[str, ...] = ()
+    """Keys of cases that failed and then passed when they were run again on the same commit."""

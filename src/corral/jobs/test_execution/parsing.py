@@ -1,0 +1,454 @@
+"""Reads the reports of test runners. All of it was written by untrusted programs: bounded, and parsed defensively."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from corral.adapters.sandbox.port import WORKSPACE
+from corral.errors import ExtraMissing
+from corral.jobs.test_execution.output import harmless
+from corral.jobs.test_execution.report import CaseOutcome, TestCase
+
+_NAME_CHARACTERS = 500
+_MESSAGE_CHARACTERS = 2000
+_TRACE_CHARACTERS = 8000
+_OUTPUT_CHARACTERS = 8000
+_ROOT = f"{WORKSPACE}/"
+
+
+class ReportUnreadable(ValueError):
+    """The report is not what its runner writes."""
+
+
+@dataclass(slots=True)
+class ParsedReport:
+    """What a report said."""
+
+    cases: list[TestCase] = field(default_factory=list)
+    #: The runner's own name of each case, beside ``cases``; "" where it has none. Used to run single cases again.
+    identities: list[str] = field(default_factory=list)
+    #: Whether the runner itself came up.
+    started: bool = False
+    #: The runner, where the report names it.
+    runner: str | None = None
+    #: How many cases it said that there would be.
+    expected: int | None = None
+
+    def add(self, case: TestCase, identity: str = "") -> None:
+        """Add a case."""
+        self.cases.append(case)
+        self.identities.append(identity)
+
+
+def bounded(text: object, characters: int) -> str | None:
+    """Make a text harmless, and keep the beginning and the end of a long one."""
+    if not isinstance(text, str) or not text:
+        return None
+    if len(text) > characters:
+        half = characters // 2
+        text = f"{text[:half]}\n[...]\n{text[-half:]}"
+    return harmless(text.replace("\r\n", "\n")) or None
+
+
+def _path(value: object) -> str | None:
+    if not isinstance(value, str) or not value:
+        return None
+    path = value.replace("\\", "/").removeprefix("file://").removeprefix(_ROOT).removeprefix("./")
+    return harmless(path)[:_NAME_CHARACTERS].replace("\n", "\\n")
+
+
+def _seconds(value: object) -> float:
+    try:
+        number = float(str(value).replace(",", ""))
+    except ValueError:
+        return 0.0
+    return round(number, 6) if 0 <= number < 1e7 else 0.0  # noqa: PLR2004 - a third of a year; no run takes longer
+
+
+def make_case(
+    *,
+    file: object = None,
+    name: object,
+    outcome: CaseOutcome,
+    seconds: object = 0.0,
+    message: object = None,
+    trace: object = None,
+    output: object = None,
+) -> TestCase:
+    """Make a case of what a report holds, every text bounded and harmless."""
+    return TestCase(
+        file=_path(file),
+        name=(harmless(str(name))[:_NAME_CHARACTERS].replace("\n", "\\n") or "unnamed"),
+        outcome=outcome,
+        seconds=_seconds(seconds),
+        message=bounded(message, _MESSAGE_CHARACTERS),
+        trace=bounded(trace, _TRACE_CHARACTERS),
+        output=bounded(output, _OUTPUT_CHARACTERS),
+    )
+
+
+# --- our own reporters
+
+
+def _text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+_Loose = Annotated[str | None, BeforeValidator(_text_or_none)]
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    event: Literal["start", "total", "case"]
+    runner: _Loose = None
+    count: int = 0
+    id: _Loose = None
+    file: _Loose = None
+    name: _Loose = None
+    outcome: CaseOutcome = CaseOutcome.ERROR
+    seconds: float = 0.0
+    message: _Loose = None
+    trace: _Loose = None
+    output: _Loose = None
+
+
+class EventParser:
+    """Reads the lines of ``reporters`` as they come."""
+
+    def __init__(self) -> None:
+        """Begin."""
+        self.report = ParsedReport()
+        self._partial = b""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take a piece of the file; lines that aren't events are passed over."""
+        lines = (self._partial + chunk).split(b"\n")
+        self._partial = lines.pop()
+        for line in lines:
+            if not line:
+                continue
+            try:
+                event = _Event.model_validate_json(line)
+            except ValidationError:
+                continue
+            self._take(event)
+
+    def _take(self, event: _Event) -> None:
+        report = self.report
+        if event.event == "start":
+            report.started = True
+            report.runner = event.runner if event.runner in ("pytest", "unittest") else None
+        elif event.event == "total":
+            report.expected = min(max(event.count, 0) + (report.expected or 0), 10_000_000)
+        else:
+            case = make_case(
+                file=event.file, name=event.name, outcome=event.outcome, seconds=event.seconds,
+                message=event.message, trace=event.trace, output=event.output,
+            )  # fmt: skip
+            report.add(case, event.id or "")
+
+
+# --- JUnit
+
+
+def parse_junit(content: bytes) -> ParsedReport:
+    """Read JUnit XML, in any of its dialects.
+
+    Raises:
+        ReportUnreadable: It is no JUnit XML, or declares entities (which are never expanded).
+    """
+    try:
+        import defusedxml  # noqa: PLC0415 - only runs that left such a report need it
+        import defusedxml.ElementTree  # noqa: PLC0415
+        import junitparser  # noqa: PLC0415
+    except ImportError as error:
+        raise ExtraMissing("reading JUnit XML needs the extra: pip install 'corral[sandbox]'") from error
+    try:
+        root = defusedxml.ElementTree.fromstring(content, forbid_dtd=True)
+        suites = junitparser.JUnitXml.fromroot(root)
+        report = ParsedReport(started=True)
+        for case in _junit_cases(suites, junitparser):
+            report.add(_junit_case(case, junitparser))
+    except (defusedxml.DefusedXmlException, junitparser.JUnitXmlError, SyntaxError, ValueError) as error:
+        # SyntaxError: ElementTree.ParseError is one.
+        raise ReportUnreadable(f"expected JUnit XML: {type(error).__name__}: {str(error)[:200]}") from error
+    return report
+
+
+def _junit_cases(suite: Any, junitparser: Any) -> Iterator[Any]:
+    # Suites hold suites in some dialects (Node's describe blocks); an own stack, as depth is the program's to choose.
+    waiting = [suite]
+    while waiting:
+        element = waiting.pop()
+        if isinstance(element, junitparser.TestCase):
+            yield element
+        elif isinstance(element, junitparser.TestSuite):
+            waiting.extend(reversed([*element, *element.testsuites()]))
+        else:
+            waiting.extend(reversed(list(element)))
+
+
+def _junit_case(case: Any, junitparser: Any) -> TestCase:
+    outcome, message, trace = CaseOutcome.PASSED, None, None
+    for result in case.result:
+        if isinstance(result, junitparser.Skipped):
+            found = CaseOutcome.SKIPPED
+        elif isinstance(result, junitparser.Error):
+            found = CaseOutcome.ERROR
+        elif isinstance(result, junitparser.Failure):
+            found = CaseOutcome.FAILED
+        else:
+            continue
+        if outcome in (CaseOutcome.PASSED, CaseOutcome.SKIPPED):
+            outcome, message, trace = found, result.message or (result.text or "").strip()[:200], result.text
+    file = case._elem.get("file")  # noqa: SLF001 - an attribute that many runners write and the library has no name for
+    group = case.classname
+    name = str(case.name or "")
+    if not file and group and group not in (name, "test"):
+        name = f"{group}.{name}"
+    output = "\n".join(filter(None, [case.system_out, case.system_err]))
+    return make_case(
+        file=file,
+        name=name,
+        outcome=outcome,
+        seconds=case.time or 0,
+        message=message,
+        trace=trace,
+        output=output if outcome in (CaseOutcome.FAILED, CaseOutcome.ERROR) else None,
+    )
+
+
+# --- JSON
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ReportUnreadable(f"expected JSON: {str(error)[:200]}") from error
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [member for member in value if isinstance(member, dict)] if isinstance(value, list) else []
+
+
+_JEST_OUTCOMES = {
+    "passed": CaseOutcome.PASSED, "failed": CaseOutcome.FAILED, "pending": CaseOutcome.SKIPPED,
+    "skipped": CaseOutcome.SKIPPED, "todo": CaseOutcome.SKIPPED, "disabled": CaseOutcome.SKIPPED,
+}  # fmt: skip
+
+
+def parse_jest(content: bytes) -> ParsedReport:
+    """Read Jest's ``--json`` report, or Vitest's json reporter's.
+
+    Raises:
+        ReportUnreadable: It is something else.
+    """
+    data = _json(content)
+    if not isinstance(data, dict) or not isinstance(data.get("testResults"), list):
+        raise ReportUnreadable("expected a Jest report with testResults")
+    report = ParsedReport(started=True)
+    for suite in _dicts(data["testResults"]):
+        cases = _dicts(suite.get("assertionResults"))
+        if not cases and suite.get("status") == "failed":
+            message = suite.get("message")
+            report.add(
+                make_case(
+                    file=suite.get("name"), name="import", outcome=CaseOutcome.ERROR, message=message, trace=message
+                )
+            )
+        for case in cases:
+            failures = case.get("failureMessages")
+            trace = "\n".join(str(text) for text in failures) if isinstance(failures, list) else None
+            report.add(
+                make_case(
+                    file=suite.get("name"),
+                    name=case.get("fullName") or case.get("title"),
+                    outcome=_JEST_OUTCOMES.get(str(case.get("status")), CaseOutcome.ERROR),
+                    seconds=_milliseconds(case.get("duration")),
+                    message=trace.partition("\n")[0] if trace else None,
+                    trace=trace,
+                )
+            )
+    return report
+
+
+def _milliseconds(value: object) -> float:
+    return value / 1000 if isinstance(value, int | float) else 0.0
+
+
+def parse_mocha(content: bytes) -> ParsedReport:
+    """Read the report of Mocha's json reporter.
+
+    Raises:
+        ReportUnreadable: It is something else.
+    """
+    data = _json(content)
+    if not isinstance(data, dict) or not isinstance(data.get("tests"), list):
+        raise ReportUnreadable("expected a Mocha report with tests")
+    report = ParsedReport(started=True)
+    skipped = {str(case.get("fullTitle")) for case in _dicts(data.get("pending"))}
+    listed = _dicts(data["tests"])
+    names = {str(case.get("fullTitle")) for case in listed}
+    # A failed hook is no test, and stands among the failures only.
+    hooks = [case for case in _dicts(data.get("failures")) if str(case.get("fullTitle")) not in names]
+    for case in [*listed, *hooks]:
+        name, error = str(case.get("fullTitle")), case.get("err")
+        failed = isinstance(error, dict) and bool(error)
+        outcome = CaseOutcome.FAILED if failed else CaseOutcome.SKIPPED if name in skipped else CaseOutcome.PASSED
+        report.add(
+            make_case(
+                file=case.get("file"),
+                name=name,
+                outcome=CaseOutcome.ERROR if case in hooks else outcome,
+                seconds=_milliseconds(case.get("duration")),
+                message=error.get("message") if isinstance(error, dict) and failed else None,
+                trace=error.get("stack") if isinstance(error, dict) and failed else None,
+            )
+        )
+    return report
+
+
+def _json_lines(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.splitlines():
+        if line.startswith("{"):
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(value, dict):
+                yield value
+
+
+_GO_OUTCOMES = {"pass": CaseOutcome.PASSED, "fail": CaseOutcome.FAILED, "skip": CaseOutcome.SKIPPED}
+
+
+def parse_go(text: str) -> ParsedReport:
+    """Read the lines of ``go test -json`` (``go doc test2json``) out of the output."""
+    report = ParsedReport()
+    output: dict[tuple[str, str], list[str]] = {}
+    failed_packages: set[str] = set()
+    for event in _json_lines(text):
+        package, test, action = str(event.get("Package", "")), str(event.get("Test", "")), event.get("Action")
+        report.started = report.started or action in ("start", "run", "pass", "fail", "skip")
+        key = (package, test)
+        if action == "output":
+            output.setdefault(key, []).append(str(event.get("Output", "")))
+        elif action in _GO_OUTCOMES and test:
+            outcome = _GO_OUTCOMES[action]
+            said = "".join(output.pop(key, ()))
+            failed = outcome is CaseOutcome.FAILED
+            if failed:
+                failed_packages.add(package)
+            report.add(
+                make_case(
+                    name=f"{package}.{test}", outcome=outcome, seconds=event.get("Elapsed", 0),
+                    message=_go_message(said) if failed else None, trace=said if failed else None,
+                )
+            )  # fmt: skip
+        elif action == "fail" and package not in failed_packages:
+            # The package didn't compile, or died outside of a test.
+            said = "".join(output.pop(key, ()))
+            report.add(make_case(name=package, outcome=CaseOutcome.ERROR, message="the package failed", trace=said))
+    return report
+
+
+def _go_message(said: str) -> str | None:
+    lines = [line.strip() for line in said.splitlines() if not line.lstrip().startswith(("=== ", "--- "))]
+    return lines[0] if lines else None
+
+
+_LIBTEST_OUTCOMES = {
+    "ok": CaseOutcome.PASSED, "failed": CaseOutcome.FAILED, "ignored": CaseOutcome.SKIPPED,
+    "timeout": CaseOutcome.ERROR,
+}  # fmt: skip
+
+
+def parse_libtest(text: str) -> ParsedReport:
+    """Read the JSON lines of Rust's test harness out of the output."""
+    report = ParsedReport()
+    for event in _json_lines(text):
+        if event.get("type") == "suite" and event.get("event") == "started":
+            report.started = True
+            count = event.get("test_count")
+            report.expected = (report.expected or 0) + (count if isinstance(count, int) else 0)
+        elif event.get("type") == "test" and event.get("event") in _LIBTEST_OUTCOMES:
+            outcome = _LIBTEST_OUTCOMES[event["event"]]
+            said = event.get("stdout")
+            failed = outcome in (CaseOutcome.FAILED, CaseOutcome.ERROR)
+            report.add(
+                make_case(
+                    name=event.get("name"), outcome=outcome, seconds=event.get("exec_time", 0),
+                    message=_panic(said) if failed else None, trace=said if failed else None,
+                )
+            )  # fmt: skip
+    return report
+
+
+def _panic(said: object) -> str | None:
+    lines = said.splitlines() if isinstance(said, str) else []
+    for position, line in enumerate(lines):
+        if "panicked at" in line:
+            return "\n".join(lines[position : position + 2])
+    return lines[0] if lines else None
+
+
+# --- TAP
+
+
+_TAP_START = re.compile(r"^(?:TAP version 1[34]\s*$|1\.\.\d+)", re.MULTILINE)
+
+
+def looks_like_tap(text: str) -> bool:
+    """Whether an output is TAP: a version line or a plan, and at least one result."""
+    return bool(_TAP_START.search(text)) and bool(re.search(r"^(?:not )?ok\b", text, re.MULTILINE))
+
+
+def parse_tap(text: str) -> ParsedReport:
+    """Read TAP, versions 12 to 14, out of the output. Of subtests, which are indented, only their parents count."""
+    try:
+        from tap.parser import Parser  # noqa: PLC0415 - only runs that print TAP need it
+    except ImportError as error:
+        raise ExtraMissing("reading TAP needs the extra: pip install 'corral[sandbox]'") from error
+    report, parser = ParsedReport(started=True), Parser()
+    notes: list[list[str]] = []  # beside the cases: what follows each of them
+    for raw in text.splitlines():
+        if raw.startswith((" ", "\t", "#")):
+            if notes:
+                notes[-1].append(raw.strip().removeprefix("# "))
+            continue
+        try:
+            line = parser.parse_line(raw.rstrip())
+        except ValueError:
+            continue  # a version that TAP doesn't have
+        if line.category == "plan":
+            report.expected = line.expected_tests
+        elif line.category == "bail":
+            report.add(make_case(name="bail out", outcome=CaseOutcome.ERROR, message=line.reason))
+            notes.append([])
+        elif line.category == "test":
+            outcome = CaseOutcome.PASSED if line.ok else CaseOutcome.FAILED
+            skipped = line.skip or line.todo
+            name = line.description.lstrip("- ").strip() or f"test {line.number}"
+            report.add(
+                make_case(
+                    name=name,
+                    outcome=CaseOutcome.SKIPPED if skipped else outcome,
+                    message=line.directive.text if skipped else None,
+                )
+            )
+            notes.append([])
+    for position, case in enumerate(report.cases):
+        if case.outcome is CaseOutcome.FAILED and notes[position]:
+            said = "\n".join(notes[position])
+            report.cases[position] = case.model_copy(
+                update={"trace": bounded(said, _TRACE_CHARACTERS), "message": bounded(said, 200)}
+            )
+    return report

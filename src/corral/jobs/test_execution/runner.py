@@ -1,0 +1,528 @@
+"""Runs a project's tests in the sandbox and says what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from importlib.resources import as_file, files as resource_files
+from pathlib import Path
+from typing import Literal
+
+from corral.adapters.sandbox.orphans import RunRegistry
+from corral.adapters.sandbox.port import (
+    MIB,
+    WORKSPACE,
+    Mount,
+    RunEnding,
+    Sandbox,
+    SandboxLimits,
+    SandboxRequest,
+    SandboxResult,
+)
+from corral.errors import SandboxFailed, Unrecoverable
+from corral.jobs.test_execution.dependencies import DependencyCache, Prepared
+from corral.jobs.test_execution.hostile_files import UnsafeFile, read_bounded
+from corral.jobs.test_execution.leavings import coverage_percent, find_junit, keep_artifacts
+from corral.jobs.test_execution.output import LogLines, OutputLog, beside
+from corral.jobs.test_execution.parsing import (
+    EventParser,
+    ParsedReport,
+    ReportUnreadable,
+    looks_like_tap,
+    parse_go,
+    parse_jest,
+    parse_junit,
+    parse_libtest,
+    parse_mocha,
+    parse_tap,
+)
+from corral.jobs.test_execution.payload import TestLimits
+from corral.jobs.test_execution.report import Artifact, CaseOutcome, TestCase, TestReport
+from corral.jobs.test_execution.runners import (
+    EVENTS_FILE,
+    REPORT,
+    REPORTERS,
+    SELECT,
+    Plan,
+    ReportFormat,
+    check_files,
+    plan_run,
+)
+
+_REPORT_BYTES = 32 * MIB
+_EVENT_CHUNK_BYTES = 256 * 1024
+_KEPT_CASES = 2000
+_KEPT_CHARACTERS = 400_000
+_SLOWEST = 10
+_MOST_RERUNS = 5
+_CANNOT_EXECUTE, _NOT_FOUND = 126, 127
+_PYTEST_NO_TESTS = 5
+
+Progress = Callable[[int, int | None], Awaitable[None]]
+"""Told how many cases have ended, of how many; None where the runner doesn't say."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One execution of the tests."""
+
+    plan: Plan
+    result: SandboxResult
+    parsed: ParsedReport
+    log: OutputLog
+
+
+class TestRunner:
+    """Runs tests: set-up, command, report.
+
+    One instance serves all jobs of a worker, several at once.
+    """
+
+    __test__ = False
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        *,
+        data_dir: Path,
+        default_limits: SandboxLimits = SandboxLimits(),  # noqa: B008 - frozen
+        setup_env: Mapping[str, str] | None = None,
+        image: str | None = None,
+        dependency_cache_bytes: int = 4096 * MIB,
+    ) -> None:
+        """Make a runner.
+
+        Args:
+            sandbox: Where everything runs.
+            data_dir: Where scratch files, cached dependencies and kept artifacts go.
+            default_limits: What a run may use when it does not say.
+            setup_env: Variables of the set-up phase (addresses of package registries).
+            image: The image of the container sandboxes.
+            dependency_cache_bytes: How much cached set-ups may take.
+        """
+        self._sandbox = sandbox
+        self._registry = RunRegistry(data_dir / "sandbox" / "reports")
+        self._artifacts = data_dir / "artifacts"
+        self._dependencies = DependencyCache(data_dir / "dependencies", most_bytes=dependency_cache_bytes)
+        self._limits = default_limits
+        self._setup_env = dict(setup_env or {})
+        self._image = image
+        self._environment: dict[str, str] | None = None
+        self._environment_lock = asyncio.Lock()
+
+    async def run(
+        self,
+        worktree: Path,
+        *,
+        command: str,
+        commit: str,
+        project_id: str,
+        timeout: timedelta,  # noqa: ASYNC109 - of the sandboxed tree, not of this coroutine
+        files: Sequence[str] = (),
+        setup_command: str | None = None,
+        env: Mapping[str, str] | None = None,
+        limits: TestLimits = TestLimits(),  # noqa: B008 - frozen
+        network: Literal["none", "setup"] = "none",
+        reruns: int = 0,
+        on_output: LogLines | None = None,
+        on_progress: Progress | None = None,
+    ) -> TestReport:
+        """Run the tests of ``worktree``.
+
+        Args:
+            worktree: A checkout of its own; the tests may write to it.
+            command: The test command, for a shell at the root of the worktree.
+            commit: What is checked out, for the report.
+            project_id: Whose cached dependencies are used.
+            timeout: Longest run, of each phase, of the whole process tree.
+            files: Limit the run to these test files, where the runner is known.
+            setup_command: Installs dependencies first, unless the cache has its result.
+            env: Variables that both phases see.
+            limits: Bounds of each phase; None takes the defaults.
+            network: ``setup`` lets the set-up reach the allow-listed hosts. The tests have no network in any case.
+            reruns: How often failed cases are run again, at most 5; those that then pass are ``flaky``.
+            on_output: Gets the output in batches of lines.
+            on_progress: Gets the number of ended cases.
+
+        Returns:
+            The report. Failed tests, and tests that a bound ended, are a report with ``passed`` false.
+
+        Raises:
+            Unrecoverable: The tests could not be run. Reasons: ``setup_failed``, ``command_not_found``,
+                ``no_tests_collected``, ``tests_not_run`` (the runner ended before its first case), ``files_invalid``.
+            SandboxUnavailable: There is no sandbox on this machine.
+            SandboxFailed: The sandbox failed; a retry can help.
+            asyncio.CancelledError: The caller was cancelled; nothing runs any more.
+        """
+        chosen = check_files(files)
+        bounds = self._bounds(limits)
+        environment = await self.environment()
+        async with self._scratch() as scratch:
+            log = OutputLog(on_output)
+            prepared = Prepared()
+            if setup_command:
+                prepared = await self._dependencies.prepare(
+                    worktree,
+                    project_id=project_id,
+                    command=setup_command,
+                    variant=json.dumps([environment, dict(env or {}), self._image], sort_keys=True),
+                    scratch=scratch,
+                    run=lambda home: self._set_up(worktree, setup_command, home, env, timeout, bounds, network, log),
+                )
+                if prepared.cached:
+                    log.note("[set-up: cached]")
+            plan = plan_run(command, worktree=worktree, files=chosen, env=env)
+            if chosen and not plan.limited and plan.format is ReportFormat.UNKNOWN:
+                log.note("[the runner of this command is not known: files can't limit it]")
+            request = SandboxRequest(
+                command=("/bin/sh", "-c", plan.command), worktree=worktree, timeout=timeout, env=plan.env,
+                limits=bounds, mounts=prepared.mounts, image=self._image,
+            )  # fmt: skip
+            began = time.time()
+            with prepared.in_use():
+                first = await self._execute(plan, request, scratch / "1", chosen, (), log, on_progress)
+                verdict = _verdict(first)
+                flaky = await self._rerun(first, request, scratch, chosen, min(reruns, _MOST_RERUNS), log)
+            artifacts = await asyncio.to_thread(keep_artifacts, worktree, began, self._artifacts, project_id)
+            coverage = await asyncio.to_thread(coverage_percent, worktree, began)
+        return _report(
+            first, verdict, command=command, commit=commit, environment=environment, prepared=prepared, flaky=flaky,
+            artifacts=artifacts, coverage=coverage,
+        )  # fmt: skip
+
+    async def environment(self) -> dict[str, str]:
+        """Say what another run must share to be comparable; found out once.
+
+        Raises:
+            SandboxUnavailable: There is no sandbox on this machine.
+        """
+        async with self._environment_lock:
+            if self._environment is None:
+                version = await self._sandbox.check()
+                said = bytearray()
+                async with self._scratch() as scratch:
+                    script = (
+                        'uname -sm; for p in python3 node go cargo; do echo "$p=$($p --version 2>&1 | head -n1)"; done'
+                    )
+                    await self._sandbox.run(
+                        SandboxRequest(
+                            command=("/bin/sh", "-c", script), worktree=scratch, timeout=timedelta(seconds=30),
+                            image=self._image,
+                        ),
+                        said.extend,
+                    )  # fmt: skip
+                self._environment = _environment(said.decode(errors="replace"))
+                self._environment["sandbox"] = f"{self._sandbox.name} {version}"
+                if self._image:
+                    self._environment["image"] = self._image
+            return dict(self._environment)
+
+    async def reap(self) -> None:
+        """Remove what dead workers left: processes, cgroups, containers, scratch folders."""
+        await self._sandbox.reap()
+        await asyncio.to_thread(self._registry.reap)
+
+    async def close(self) -> None:
+        """Let go of the sandbox and of the scratch folder."""
+        await self._sandbox.close()
+        await asyncio.to_thread(self._registry.close)
+
+    @contextlib.asynccontextmanager
+    async def _scratch(self) -> AsyncIterator[Path]:
+        record = await asyncio.to_thread(self._registry.open)
+        try:
+            yield record.folder
+        finally:
+            await asyncio.shield(asyncio.to_thread(record.remove))
+
+    def _bounds(self, limits: TestLimits) -> SandboxLimits:
+        chosen = self._limits
+        if limits.memory_mb is not None:
+            chosen = replace(chosen, memory_bytes=limits.memory_mb * MIB)
+        if limits.processes is not None:
+            chosen = replace(chosen, processes=limits.processes)
+        if limits.cpu_seconds is not None:
+            chosen = replace(chosen, cpu=timedelta(seconds=limits.cpu_seconds))
+        if limits.file_size_mb is not None:
+            chosen = replace(chosen, file_size_bytes=limits.file_size_mb * MIB)
+        if limits.disk_mb is not None:
+            chosen = replace(chosen, disk_bytes=limits.disk_mb * MIB)
+        if limits.output_kb is not None:
+            chosen = replace(chosen, output_bytes=limits.output_kb * 1024)
+        return chosen
+
+    async def _set_up(
+        self,
+        worktree: Path,
+        command: str,
+        home: Path,
+        env: Mapping[str, str] | None,
+        timeout: timedelta,  # noqa: ASYNC109
+        bounds: SandboxLimits,
+        network: str,
+        log: OutputLog,
+    ) -> float:
+        """Run the set-up command; returns its seconds.
+
+        Raises:
+            Unrecoverable: It failed; reason ``setup_failed``.
+        """
+        log.note(f"[set-up: {command}]")
+        request = SandboxRequest(
+            command=("/bin/sh", "-c", command), worktree=worktree, timeout=timeout,
+            env={**self._setup_env, **(env or {})}, limits=bounds, network=network == "setup", image=self._image,
+            mounts=(Mount(source=home, target=DependencyCache.HOME, writable=True),),
+        )  # fmt: skip
+        result = await beside(log.pump(_nothing), self._sandbox.run(request, log.write))
+        await log.finish()
+        if result.ending is not RunEnding.EXITED or result.exit_code != 0:
+            raise Unrecoverable(
+                f"the set-up command {_ended(result)}: {_last_words(log)}",
+                reason="setup_failed",
+            )
+        return result.seconds
+
+    async def _execute(
+        self,
+        plan: Plan,
+        request: SandboxRequest,
+        folder: Path,
+        files: Sequence[str],
+        cases: Sequence[str],
+        log: OutputLog,
+        on_progress: Progress | None,
+    ) -> _Run:
+        """Run the tests once, all of them or some cases."""
+        report = folder / "report"
+        report.mkdir(parents=True)
+        report.chmod(0o777)
+        select = folder / "select.json"
+        select.write_text(json.dumps({"files": list(files), "cases": list(cases)}))
+        # Ours from before the program starts: whatever it puts in its place, this one is read.
+        events = os.open(report / EVENTS_FILE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        parser = EventParser()
+        spool = bytearray()
+        keeps_output = plan.format in (ReportFormat.GO, ReportFormat.LIBTEST, ReportFormat.UNKNOWN)
+
+        def sink(chunk: bytes) -> None:
+            log.write(chunk)
+            if keeps_output:
+                spool.extend(chunk)
+
+        told = -1
+
+        async def look() -> None:
+            nonlocal told
+            _read_events(events, parser, _EVENT_CHUNK_BYTES)
+            ended = len(parser.report.cases)
+            if on_progress is not None and ended != told:
+                told = ended
+                await on_progress(ended, parser.report.expected)
+
+        began = time.time()
+        try:
+            with as_file(resource_files("corral.jobs.test_execution") / "reporters") as reporters:
+                mounts = (
+                    *request.mounts,
+                    Mount(source=reporters, target=REPORTERS),
+                    Mount(source=report, target=REPORT, writable=True),
+                    Mount(source=select, target=SELECT),
+                )
+                result = await beside(log.pump(look), self._sandbox.run(replace(request, mounts=mounts), sink))
+            await asyncio.to_thread(_read_events, events, parser, _REPORT_BYTES)
+            await log.finish()
+            await look()
+        finally:
+            os.close(events)
+        parsed = await asyncio.to_thread(_parse, plan, report, request.worktree, began, bytes(spool), parser.report)
+        return _Run(plan, result, parsed, log)
+
+    async def _rerun(
+        self, first: _Run, request: SandboxRequest, scratch: Path, files: Sequence[str], reruns: int, log: OutputLog
+    ) -> tuple[str, ...]:
+        """Run failed cases again; returns the keys of those that passed once."""
+        bad = (CaseOutcome.FAILED, CaseOutcome.ERROR)
+        failing = {
+            case.key: identity
+            for case, identity in zip(first.parsed.cases, first.parsed.identities, strict=True)
+            if case.outcome in bad
+        }
+        flaky: list[str] = []
+        for number in range(reruns):
+            if not failing or first.result.ending is not RunEnding.EXITED:
+                break
+            log.note(f"[run {number + 2}: {len(failing)} failed cases once more]")
+            # Only our own reporters can pick single cases; other runners run all again.
+            cases = [identity for identity in failing.values() if identity]
+            again = await self._execute(first.plan, request, scratch / str(number + 2), files, cases, log, None)
+            passed = {case.key for case in again.parsed.cases if case.outcome is CaseOutcome.PASSED}
+            for key in [key for key in failing if key in passed]:
+                flaky.append(key)
+                del failing[key]
+        return tuple(flaky)
+
+
+async def _nothing() -> None:
+    pass
+
+
+def _read_events(descriptor: int, parser: EventParser, most_bytes: int) -> None:
+    """Read what has been added to the file; never more than the bound in all."""
+    left = min(most_bytes, _REPORT_BYTES - os.lseek(descriptor, 0, os.SEEK_CUR))
+    while left > 0:
+        chunk = os.read(descriptor, min(left, _EVENT_CHUNK_BYTES))
+        if not chunk:
+            return
+        parser.feed(chunk)
+        left -= len(chunk)
+
+
+def _parse(plan: Plan, report: Path, worktree: Path, began: float, output: bytes, events: ParsedReport) -> ParsedReport:
+    """Find and read the report of a run; an unreadable one counts as none."""
+    if events.started or plan.format is ReportFormat.EVENTS:
+        return events
+    text = output.decode(errors="replace")
+    try:
+        if plan.format is ReportFormat.GO:
+            return parse_go(text)
+        if plan.format is ReportFormat.LIBTEST:
+            return parse_libtest(text)
+        if plan.report is not None:
+            content = read_bounded(
+                worktree if plan.report_in_worktree else report, plan.report, most_bytes=_REPORT_BYTES
+            )
+            parse = {
+                ReportFormat.JUNIT: parse_junit, ReportFormat.JEST: parse_jest, ReportFormat.MOCHA: parse_mocha,
+            }[plan.format]  # fmt: skip
+            return parse(content)
+    except (ReportUnreadable, UnsafeFile, OSError):
+        return ParsedReport()
+    found = find_junit(worktree, began)
+    if found is not None:
+        return found
+    if looks_like_tap(text):
+        parsed = parse_tap(text)
+        parsed.runner = "tap"
+        return parsed
+    return ParsedReport()
+
+
+def _environment(said: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in said.splitlines():
+        name, separator, version = line.partition("=")
+        if not separator:
+            found.setdefault("system", line.strip())
+        elif match := re.search(r"\d+(?:\.\d+)+", version):
+            found[name.strip()] = match.group()
+    return found
+
+
+def _ended(result: SandboxResult) -> str:
+    if result.ending is RunEnding.EXITED:
+        return f"ended with exit code {result.exit_code}"
+    return f"was ended ({result.ending}: {result.detail})"
+
+
+def _last_words(log: OutputLog) -> str:
+    lines = [line for line in log.tail().splitlines() if line.strip()]
+    return "\n".join(lines[-15:])[-1500:] or "it printed nothing"
+
+
+def _verdict(run: _Run) -> bool:
+    """Decide whether the tests passed.
+
+    Raises:
+        Unrecoverable: They could not be run, which says nothing about the code.
+    """
+    result, parsed, plan = run.result, run.parsed, run.plan
+    outcomes = {case.outcome for case in parsed.cases}
+    bad = bool(outcomes & {CaseOutcome.FAILED, CaseOutcome.ERROR})
+    if result.ending is not RunEnding.EXITED:
+        return False
+    if result.exit_code in (_CANNOT_EXECUTE, _NOT_FOUND) and not parsed.cases:
+        raise Unrecoverable(f"the test command was not found: {_last_words(run.log)}", reason="command_not_found")
+    if parsed.cases:
+        return not bad and result.exit_code == 0
+    known = parsed.started or plan.format is not ReportFormat.UNKNOWN
+    if not known:
+        return result.exit_code == 0
+    if parsed.started and (result.exit_code in (0, _PYTEST_NO_TESTS) or parsed.runner is None or parsed.expected == 0):
+        raise Unrecoverable(
+            f"{parsed.runner or plan.runner} found no tests: {_last_words(run.log)}", reason="no_tests_collected"
+        )
+    raise Unrecoverable(
+        f"{parsed.runner or plan.runner} ended with exit code {result.exit_code} before its first test: "
+        f"{_last_words(run.log)}",
+        reason="tests_not_run",
+    )
+
+
+def _kept(cases: Sequence[TestCase]) -> tuple[TestCase, ...]:
+    """Keep a bounded number of cases and characters, those that failed before all others, in the order of the run."""
+    bad = [index for index, case in enumerate(cases) if case.outcome in (CaseOutcome.FAILED, CaseOutcome.ERROR)]
+    good = [index for index, case in enumerate(cases) if case.outcome not in (CaseOutcome.FAILED, CaseOutcome.ERROR)]
+    kept: dict[int, TestCase] = {}
+    left = _KEPT_CHARACTERS
+    for index in [*bad, *good][:_KEPT_CASES]:
+        case = cases[index]
+        size = len(case.trace or "") + len(case.output or "") + len(case.message or "")
+        if size > left:
+            case, size = case.model_copy(update={"trace": None, "output": None, "message": None}), 0
+        left -= size
+        kept[index] = case
+    return tuple(kept[index] for index in sorted(kept))
+
+
+def _report(
+    run: _Run,
+    passed: bool,  # noqa: FBT001 - private
+    *,
+    command: str,
+    commit: str,
+    environment: Mapping[str, str],
+    prepared: Prepared,
+    flaky: tuple[str, ...],
+    artifacts: tuple[Artifact, ...],
+    coverage: float | None,
+) -> TestReport:
+    cases, result = run.parsed.cases, run.result
+    counts = {outcome: sum(case.outcome is outcome for case in cases) for outcome in CaseOutcome}
+    kept = _kept(cases)
+    slowest = sorted(cases, key=lambda case: case.seconds, reverse=True)[:_SLOWEST]
+    return TestReport(
+        passed=passed,
+        runner=run.parsed.runner or run.plan.runner,
+        command=command,
+        commit=commit,
+        total=len(cases),
+        succeeded=counts[CaseOutcome.PASSED],
+        failed=counts[CaseOutcome.FAILED],
+        errors=counts[CaseOutcome.ERROR],
+        skipped=counts[CaseOutcome.SKIPPED],
+        cases=kept,
+        cases_left_out=len(cases) - len(kept),
+        slowest=tuple(case.key for case in slowest if case.seconds > 0),
+        exit_code=result.exit_code,
+        signal=result.signal,
+        ending=result.ending,
+        ending_detail=result.detail,
+        seconds=round(result.seconds, 3),
+        setup_seconds=round(prepared.seconds, 3),
+        setup_cached=prepared.cached,
+        output_tail=run.log.tail(),
+        coverage_percent=coverage if coverage is None or math.isfinite(coverage) else None,
+        cpu_seconds=result.cpu_seconds,
+        peak_memory_bytes=result.peak_memory_bytes,
+        environment=dict(environment),
+        artifacts=artifacts,
+        flaky=flaky,
+    )
