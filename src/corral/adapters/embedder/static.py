@@ -1,0 +1,90 @@
+"""The default embedder: one vector for each stemmed word of code, trained for this, inside the package.
+
+A passage is the weighted sum of its words' vectors. ``tools/train_static_vectors.py`` makes ``static_vectors.npz``;
+``docs/search.md`` says from what and how good it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from corral.adapters.embedder.port import Embedded, Passage
+from corral.adapters.words import WORDS_VERSION, words_of
+from corral.errors import ConfigurationError, ExtraMissing
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MAX_WORDS = 48
+"""Of a passage, its most telling words; the rest are common ones, which say little and cost time."""
+_BATCH = 512
+
+
+@cache
+def _load() -> tuple[dict[str, int], NDArray[np.float32], str]:
+    """Word to row (the rows are sorted: the most telling first), vectors already weighted, and a version."""
+    try:
+        import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
+    except ImportError as error:
+        raise ExtraMissing("codebase indexing needs the 'index' extra: pip install 'corral[index]'") from error
+    source = resources.files("corral.adapters.embedder").joinpath("static_vectors.npz")
+    with resources.as_file(source) as path, np.load(path, allow_pickle=False) as data:
+        words = bytes(data["words"]).decode().split("\n")
+        vectors = data["vectors"].astype(np.float32) * data["scales"].astype(np.float32)[:, None]
+        version = str(data["version"])
+        if int(data["words_version"]) != WORDS_VERSION:
+            raise ConfigurationError(
+                f"the static vectors were trained for word splitting {int(data['words_version'])}, but this is "
+                f"{WORDS_VERSION}: run tools/train_static_vectors.py"
+            )
+    return {word: row for row, word in enumerate(words)}, vectors, version
+
+
+class StaticEmbedder:
+    """Sums of word vectors; needs no model runtime, no network and no warming up."""
+
+    fusion_weight = 0.5
+    worth_caching = False
+
+    def __init__(self) -> None:
+        self._rows, self._vectors, version = _load()
+        self.dimension = int(self._vectors.shape[1])
+        self.name = f"static-{version}"
+
+    def embed(self, passages: Sequence[Passage]) -> Embedded:
+        """Embed chunks; some ten thousand a second."""
+        return Embedded(self._sums([passage.words for passage in passages]))
+
+    def embed_query(self, text: str) -> NDArray[np.float32]:
+        """Embed a question; a zero vector when none of its words is known."""
+        vector: NDArray[np.float32] = self._sums([words_of(text)])[0]
+        return vector
+
+    def close(self) -> None:
+        """Nothing to let go of: the vectors are shared by the whole process."""
+
+    def _sums(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        import numpy as np  # noqa: PLC0415 - loaded by _load
+
+        out = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        row_of = self._rows
+        for begin in range(0, len(texts), _BATCH):
+            rows: list[int] = []
+            starts: list[int] = []
+            filled: list[int] = []
+            for number, text in enumerate(texts[begin : begin + _BATCH]):
+                found: set[int | None] = set(map(row_of.get, text.split()))
+                found.discard(None)
+                if found:
+                    starts.append(len(rows))
+                    filled.append(begin + number)
+                    rows.extend(sorted(found)[:MAX_WORDS])  # type: ignore[type-var]  # None is discarded
+            if rows:
+                out[filled] = np.add.reduceat(self._vectors[rows], starts, axis=0)
+        norms = np.linalg.norm(out, axis=1, keepdims=True)
+        np.divide(out, norms, out=out, where=norms > 0)
+        return out

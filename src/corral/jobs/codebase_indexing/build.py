@@ -1,0 +1,373 @@
+"""Bring an index up to date with a source: what changed is read, cut, embedded and stored; the rest stays."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from corral.adapters.embedder.port import Embedder, Passage
+from corral.adapters.index.port import (
+    ChunkRow,
+    FileRow,
+    IndexName,
+    IndexState,
+    IndexStore,
+    IndexWriter,
+    Reusable,
+    SymbolRow,
+)
+from corral.adapters.words import WORDS_VERSION, words_of
+from corral.errors import ExtraMissing
+from corral.jobs.codebase_indexing.chunks import CHUNKS_VERSION, Chunk, FileChunks, chunk_file
+from corral.jobs.codebase_indexing.languages import language_of
+from corral.jobs.codebase_indexing.ranking import RANKING_VERSION, compact, path_prior, stem_words
+from corral.jobs.codebase_indexing.rules import (
+    IGNORE_FILE,
+    MAX_FILE_BYTES,
+    RULES_VERSION,
+    IgnoreRules,
+    SkipReason,
+    skip_by_path,
+    text_of,
+)
+from corral.jobs.codebase_indexing.source import Change, Entry, EntryKind, Source, shown_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_BATCH_CHUNKS = 512
+_PROGRESS_EVERY = 64
+_WASTE_LIMIT = 0.5
+_MAX_IDENTITY_NAMES = 24
+
+Report = Callable[[int, int], None]
+"""Told how many files of how many are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What was done."""
+
+    state: IndexState
+    #: Files that were read and stored anew.
+    indexed: int
+    #: Files taken over as they were.
+    reused: int
+    removed: int
+    seconds: float
+    cost_usd: float
+    #: False when the index already showed this source.
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How to build."""
+
+    #: Build anew, whatever there is.
+    full: bool = False
+    #: Only look at these paths; empty means all.
+    files: Sequence[str] = ()
+    #: More patterns to leave out, in .gitignore's syntax.
+    ignore: Sequence[str] = field(default=())
+
+
+def identity_of(embedder: Embedder, options: BuildOptions = BuildOptions()) -> str:  # noqa: B008 - frozen
+    """What makes an index: if it differs, the index is made anew, beside the old one."""
+    versions = f"{WORDS_VERSION}.{CHUNKS_VERSION}.{RULES_VERSION}.{RANKING_VERSION}"
+    ignore = hashlib.sha256("\n".join(options.ignore).encode()).hexdigest()[:8] if options.ignore else "-"
+    return f"{versions}/{embedder.name}/{embedder.dimension}/{ignore}"
+
+
+def build(
+    source: Source,
+    store: IndexStore,
+    name: IndexName,
+    embedder: Embedder,
+    options: BuildOptions = BuildOptions(),  # noqa: B008 - frozen
+    report: Report = lambda _done, _total: None,
+) -> BuildReport:
+    """Bring an index up to date.
+
+    Args:
+        source: The files.
+        store: Where the index is.
+        name: Which one.
+        embedder: Makes the vectors.
+        options: How.
+        report: Told of the progress, from this thread; what it raises ends the build and leaves the index as it was.
+
+    Raises:
+        SearchFailed: The store or the embedder failed.
+        GitFailed: The source can't be read.
+    """
+    started = time.perf_counter()
+    identity = identity_of(embedder, options)
+    if not options.full:
+        done = _nothing_to_do(source, store, name, identity, started)
+        if done is not None:
+            report(1, 1)
+            return done
+    with store.writer(
+        name, identity=identity, embedder=embedder.name, dimension=embedder.dimension, fresh=options.full
+    ) as writer:
+        work = _Build(source, writer, embedder, options, report)
+        work.run()
+        partial = bool(options.files) and writer.base is not None
+        commit = writer.base.commit if partial and writer.base else source.commit
+        notes = writer.base.notes if partial and writer.base else source.notes
+        state = writer.publish(commit=commit, notes=notes)
+    return BuildReport(
+        state=state,
+        indexed=work.indexed,
+        reused=max(0, state.files - work.indexed) + work.carried,
+        removed=work.removed,
+        seconds=time.perf_counter() - started,
+        cost_usd=work.cost_usd,
+        changed=True,
+    )
+
+
+def _nothing_to_do(
+    source: Source, store: IndexStore, name: IndexName, identity: str, started: float
+) -> BuildReport | None:
+    reader = store.open(name)
+    if reader is None:
+        return None
+    try:
+        state = reader.state
+    finally:
+        reader.close()
+    if state.identity != identity or not source.unchanged(state.commit, state.notes):
+        return None
+    return BuildReport(state, 0, state.files, 0, time.perf_counter() - started, 0.0, changed=False)
+
+
+class _Build:
+    def __init__(
+        self, source: Source, writer: IndexWriter, embedder: Embedder, options: BuildOptions, report: Report
+    ) -> None:
+        self._source = source
+        self._writer = writer
+        self._embedder = embedder
+        self._options = options
+        self._report = report
+        self._ignore = IgnoreRules("", options.ignore)
+        self._waiting: list[tuple[Entry, str, str, FileChunks, list[ChunkRow], list[Passage]]] = []
+        self._waiting_chunks = 0
+        self._done = 0
+        self._total = 0
+        self.indexed = 0
+        self.carried = 0
+        self.removed = 0
+        self.cost_usd = 0.0
+
+    def run(self) -> None:
+        """Do it."""
+        change = self._change()
+        for path in change.removed:
+            self._writer.remove(shown_path(path))
+            self.removed += 1
+        self._total = len(change.changed)
+        self._report(0, max(1, self._total))
+        wanted: list[Entry] = []
+        for entry in change.changed:
+            reason = self._reason(entry)
+            if reason is not None:
+                self._skip(entry, reason)
+            elif self._writer.base is not None and (old := self._writer.reusable(entry.blob)) is not None:
+                self._carry(entry, old)
+            else:
+                wanted.append(entry)
+        for entry, content in self._source.read(wanted, MAX_FILE_BYTES):
+            self._take(entry, content)
+        self._flush()
+        self._report(max(1, self._total), max(1, self._total))
+
+    def _change(self) -> Change:
+        """What to look at, with the ignore rules of the source loaded."""
+        base = self._writer.base
+        if base is not None and not self._options.files:
+            change = self._source.changes(base.commit, base.notes)
+            if change is not None and not _touches_ignore(change):
+                blob = self._writer.known_blob(IGNORE_FILE) if change.changed else None
+                self._load_ignore(Entry(IGNORE_FILE, blob) if blob else None)
+                return change
+        entries = self._source.entries()
+        self._load_ignore(next((entry for entry in entries if entry.path == IGNORE_FILE), None))
+        known = self._writer.known()
+        if self._options.files and base is not None:
+            wanted = {path.removeprefix("./") for path in self._options.files}
+            entries = [entry for entry in entries if entry.path in wanted]
+            gone = sorted((wanted & known.keys()) - {shown_path(entry.path) for entry in entries})
+            return Change(entries, gone)
+        if self._options.files:
+            wanted = {path.removeprefix("./") for path in self._options.files}
+            return Change([entry for entry in entries if entry.path in wanted], ())
+        shown = {shown_path(entry.path): entry for entry in entries}
+        # Files that the rules left out, or leave out now, though their content is what it was.
+        ruled = self._writer.skipped(SkipReason.IGNORED)
+        changed = [
+            entry
+            for path, entry in shown.items()
+            if known.get(path) != entry.blob or (entry.path in self._ignore) != (path in ruled)
+        ]
+        return Change(changed, sorted(known.keys() - shown.keys()))
+
+    def _load_ignore(self, entry: Entry | None) -> None:
+        if entry is None or entry.kind is not EntryKind.FILE:
+            return
+        for _, content in self._source.read([entry], MAX_FILE_BYTES):
+            if content is not None:
+                self._ignore = IgnoreRules(content.decode("utf-8", "replace"), self._options.ignore)
+
+    def _reason(self, entry: Entry) -> SkipReason | None:
+        if entry.kind is EntryKind.SYMLINK:
+            return SkipReason.SYMLINK
+        if entry.kind is EntryKind.SUBMODULE:
+            return SkipReason.SUBMODULE
+        if entry.path in self._ignore:
+            return SkipReason.IGNORED
+        return skip_by_path(entry.path)
+
+    def _skip(self, entry: Entry, reason: SkipReason) -> None:
+        self._writer.skip(shown_path(entry.path), entry.blob, reason)
+        self._step()
+
+    def _step(self) -> None:
+        self._done += 1
+        if self._done % _PROGRESS_EVERY == 0:
+            self._report(self._done, self._total)
+
+    def _carry(self, entry: Entry, old: Reusable) -> None:
+        """The same content at another path: nothing is parsed or embedded."""
+        path = shown_path(entry.path)
+        lines = old.text.split("\n")
+        path_fields = _path_fields(path)
+        chunks = [
+            ChunkRow(
+                chunk.start_line,
+                chunk.end_line,
+                chunk.symbol,
+                chunk.kind,
+                chunk.kinds,
+                chunk.defines,
+                {**chunk.fields, **path_fields, "body": words_of("\n".join(lines[chunk.start_line - 1 : chunk.end_line]))},
+            )
+            for chunk in old.chunks
+        ]
+        self._writer.add(
+            FileRow(
+                path=path,
+                blob=entry.blob,
+                language=language_of(entry.path) or "text",
+                lines=old.lines,
+                text=old.text,
+                prior=path_prior(path),
+                chunks=chunks,
+                symbols=old.symbols,
+                imports=old.imports,
+            ),
+            old.vectors,
+        )
+        self.indexed += 1
+        self.carried += 1
+        self._step()
+
+    def _take(self, entry: Entry, content: bytes | None) -> None:
+        if content is None:
+            self._skip(entry, SkipReason.TOO_LARGE)
+            return
+        text = text_of(content, entry.path)
+        if isinstance(text, SkipReason):
+            self._skip(entry, text)
+            return
+        language = language_of(entry.path) or "text"
+        cut = chunk_file(text, language)
+        if not cut.chunks:
+            self._skip(entry, SkipReason.EMPTY)
+            return
+        rows, passages = _rows(shown_path(entry.path), cut.chunks)
+        self._waiting.append((entry, language, text, cut, rows, passages))
+        self._waiting_chunks += len(rows)
+        if self._waiting_chunks >= _BATCH_CHUNKS:
+            self._flush()
+        self._step()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        embedded = self._embedder.embed([passage for *_, passages in self._waiting for passage in passages])
+        self.cost_usd += embedded.cost_usd
+        small = quantized(embedded.vectors)
+        begin = 0
+        for entry, language, text, cut, rows, _ in self._waiting:
+            path = shown_path(entry.path)
+            self._writer.add(
+                FileRow(
+                    path=path,
+                    blob=entry.blob,
+                    language=language,
+                    lines=cut.lines,
+                    text=text,
+                    prior=path_prior(path),
+                    chunks=rows,
+                    symbols=[SymbolRow(s.name, s.kind, s.start_line, s.end_line, s.parent) for s in cut.symbols],
+                    imports=cut.imports,
+                ),
+                small[begin : begin + len(rows)],
+            )
+            begin += len(rows)
+            self.indexed += 1
+        self._waiting.clear()
+        self._waiting_chunks = 0
+
+
+def _touches_ignore(change: Change) -> bool:
+    return IGNORE_FILE in change.removed or any(entry.path == IGNORE_FILE for entry in change.changed)
+
+
+def _path_fields(path: str) -> dict[str, str]:
+    pure = PurePosixPath(path)
+    return {"path": words_of(str(pure.parent)) if str(pure.parent) != "." else "", "stem": " ".join(stem_words(path))}
+
+
+def _rows(path: str, chunks: Sequence[Chunk]) -> tuple[list[ChunkRow], list[Passage]]:
+    rows: list[ChunkRow] = []
+    passages: list[Passage] = []
+    path_fields = _path_fields(path)
+    for chunk in chunks:
+        body = words_of(chunk.text)
+        named = [symbol.name for symbol in chunk.symbols[:_MAX_IDENTITY_NAMES]]
+        parents = dict.fromkeys(symbol.parent for symbol in chunk.symbols[:_MAX_IDENTITY_NAMES] if symbol.parent)
+        names = words_of(" ".join([*parents, *named]))
+        exact = " ".join(dict.fromkeys(compact(name) for name in named)) if chunk.defines else ""
+        first = chunk.symbols[0] if chunk.symbols else None
+        rows.append(
+            ChunkRow(
+                chunk.start_line,
+                chunk.end_line,
+                first.qualified if first else "",
+                first.kind if first else "",
+                tuple(sorted({symbol.kind for symbol in chunk.symbols})),
+                chunk.defines,
+                {"body": body, "names": names, "exact": exact, **path_fields},
+            )
+        )
+        passages.append(Passage(chunk.text, f"{names} {body}"))
+    return rows, passages
+
+
+def quantized(vectors: NDArray[np.float32]) -> NDArray[np.int8]:
+    """Unit vectors as int8, 127 standing for 1."""
+    try:
+        import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
+    except ImportError as error:  # pragma: no cover - the embedder needed it before
+        raise ExtraMissing("codebase indexing needs the 'index' extra: pip install 'corral[index]'") from error
+    return np.rint(np.clip(vectors, -1, 1) * 127).astype(np.int8)
+

@@ -1,0 +1,158 @@
+"""The handler of codebase-indexing jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from corral.adapters.embedder.port import Embedder
+from corral.adapters.index.port import IndexName, IndexStore
+from corral.errors import SearchFailed
+from corral.jobs.codebase_indexing.build import BuildOptions, BuildReport, build
+from corral.jobs.codebase_indexing.payload import CodebaseIndexing, IndexingResult
+from corral.jobs.codebase_indexing.source import CommitSource
+from corral.queue.job import Job
+
+_REPORT_EVERY_S = 0.5
+
+
+class HasPath(Protocol):
+    """A bare mirror."""
+
+    @property
+    def path(self) -> Path:
+        """Its git directory."""
+        ...
+
+
+class Mirrors(Protocol):
+    """What is needed of ``corral.adapters.workspace.Workspaces``."""
+
+    async def resolve(self, project: Any, rev: str | None = None) -> str:
+        """Bring the mirror up to date and name the commit; None is the default branch."""
+        ...
+
+    def mirror(self, project: Any) -> HasPath:
+        """The project's mirror."""
+        ...
+
+
+class Projects(Protocol):
+    """What is needed of ``corral.projects.ProjectStore``."""
+
+    async def get(self, project_id: str) -> Any:
+        """A registered project."""
+        ...
+
+
+class _Cancelled(Exception):  # noqa: N818 - never seen outside: it unwinds the building thread
+    pass
+
+
+class CodebaseIndexingHandler:
+    """Makes a project searchable.
+
+    Effects:
+        Fetches the project's mirror; publishes a generation of its index in the store.
+    Safe to repeat:
+        An index that already shows the commit is left as it is, and a generation is published whole or not at all.
+
+    Args:
+        projects: The registered projects.
+        mirrors: Their repositories.
+        store: Where indexes are kept.
+        embedder: Makes the vectors.
+        ignore: More patterns to leave out, in .gitignore's syntax.
+    """
+
+    def __init__(
+        self,
+        projects: Projects,
+        mirrors: Mirrors,
+        store: IndexStore,
+        embedder: Embedder,
+        *,
+        ignore: tuple[str, ...] = (),
+    ) -> None:
+        self._projects = projects
+        self._mirrors = mirrors
+        self._store = store
+        self._embedder = embedder
+        self._ignore = ignore
+
+    async def __call__(self, job: Job[CodebaseIndexing]) -> IndexingResult:
+        """Index the commit that the payload names.
+
+        Raises:
+            UnknownProject: No such project.
+            GitFailed: The repository can't be fetched or read.
+            SearchFailed: The index can't be written, or the embedder failed.
+        """
+        asked = job.data
+        project = await self._projects.get(asked.project_id)
+        await job.progress({"percent": 0, "stage": "fetching"})
+        commit = await self._mirrors.resolve(project, asked.commit_id or asked.branch)
+        source = CommitSource(self._mirrors.mirror(project).path, commit)
+        branch = "" if asked.branch in {None, getattr(project, "default_branch", None)} else str(asked.branch)
+        options = BuildOptions(full=asked.full_reindex, files=asked.files, ignore=self._ignore)
+        built = await self._build(job, source, IndexName(asked.project_id, branch), options)
+        state = built.state
+        await job.log(
+            f"indexed {commit[:12]}: {state.files} files, {state.chunks} chunks; {built.indexed} read, "
+            f"{built.reused} reused, {built.removed} removed in {built.seconds:.2f} s"
+        )
+        await job.progress({"percent": 100, "stage": "done"})
+        return IndexingResult(
+            project_id=asked.project_id,
+            commit=state.commit,
+            files=state.files,
+            chunks=state.chunks,
+            languages=dict(state.languages),
+            skipped=dict(state.skipped),
+            reused=built.reused,
+            seconds=round(built.seconds, 3),
+            embedder=state.embedder,
+            cost_usd=built.cost_usd,
+        )
+
+    async def _build(
+        self, job: Job[CodebaseIndexing], source: CommitSource, name: IndexName, options: BuildOptions
+    ) -> BuildReport:
+        """Build in a thread, tell the job how far it is, and stop the thread when the job is cancelled."""
+        stop = threading.Event()
+        latest = (0, 1)
+
+        def report(done: int, total: int) -> None:
+            nonlocal latest
+            if stop.is_set():
+                raise _Cancelled
+            latest = (done, total)
+
+        work: Callable[[], BuildReport] = lambda: build(  # noqa: E731 - one call for the thread
+            source, self._store, name, self._embedder, options, report
+        )
+        building = asyncio.ensure_future(asyncio.to_thread(work))
+        told = -1
+        try:
+            while not building.done():
+                await asyncio.wait([building], timeout=_REPORT_EVERY_S)
+                done, total = latest
+                percent = min(99, 100 * done // total)
+                if percent != told:
+                    told = percent
+                    await job.progress({"percent": percent, "stage": "indexing", "files": done, "of": total})
+            return await building
+        except asyncio.CancelledError:
+            stop.set()
+            with contextlib.suppress(_Cancelled, SearchFailed, asyncio.CancelledError):
+                await asyncio.shield(building)  # what it had begun is thrown away before we let go
+            raise
+        except BaseException:
+            stop.set()
+            with contextlib.suppress(Exception):
+                await asyncio.shield(building)
+            raise

@@ -1,0 +1,159 @@
+"""What is left out of an index and why, and how the rest becomes text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Any
+
+from corral.errors import ExtraMissing
+from corral.jobs.codebase_indexing.languages import DATA, PROSE, language_of
+
+RULES_VERSION = 1
+"""Part of every index's identity."""
+
+MAX_FILE_BYTES = 1_000_000
+"""Larger files are data or generated in practice."""
+IGNORE_FILE = ".corralignore"
+"""In the repository's root, in .gitignore's syntax: tracked files that search should not see."""
+
+
+class SkipReason(StrEnum):
+    """Why a file is not searched."""
+
+    IGNORED = "ignored"
+    """Named by ``.corralignore``."""
+    BINARY = "binary"
+    GENERATED = "generated"
+    """Written by a program, minified, or a lock file."""
+    TOO_LARGE = "too_large"
+    SECRET = "secret"
+    """A file made to hold keys or passwords."""
+    SYMLINK = "symlink"
+    SUBMODULE = "submodule"
+    UNSUPPORTED = "unsupported"
+    """No text that a search for code would want."""
+    EMPTY = "empty"
+    UNREADABLE = "unreadable"
+    """Gone or replaced while it was read."""
+
+
+_SECRET_NAME = re.compile(
+    r"^(?:\.env(?:\.(?!example$|sample$|template$|dist$).*)?|.*\.(?:pem|key|p12|pfx|jks|keystore|kdbx|ppk|asc|gpg)"
+    r"|id_(?:rsa|dsa|ecdsa|ed25519)|\.netrc|\.pgpass|\.npmrc|\.pypirc|\.htpasswd|credentials(?:\.json)?"
+    r"|service[-_]account.*\.json|secrets?\.(?:ya?ml|json|toml))$"
+)
+_GENERATED_NAME = re.compile(
+    r"(?:\.min\.(?:js|css)|[.-]bundle\.js|\.map|\.lock|-lock\.json|-lock\.yaml|\.sum|npm-shrinkwrap\.json"
+    r"|_pb2(?:_grpc)?\.pyi?|\.pb\.(?:go|cc|h)|\.g\.dart|\.designer\.cs|\.snap)$",
+    re.IGNORECASE,
+)
+_NEVER_FOLDERS = frozenset({"node_modules", "__pycache__", ".git", "bower_components", ".venv", "site-packages"})
+_GENERATED_MARK = re.compile(
+    r"@generated\b|\b(?:code|file) (?:is |was )?(?:auto[- ]?)?generated\b[^\n]{0,80}\bdo not (?:edit|modify)"
+    r"|\bdo not edit\b[^\n]{0,80}\bgenerated\b|\bauto[- ]?generated\b[^\n]{0,120}\bdo not (?:edit|modify)",
+    re.IGNORECASE,
+)
+_MARK_WITHIN = 1500
+_MAX_LINE = 20_000
+_MAX_MEAN_LINE = 250
+_BINARY_WITHIN = 8192
+
+_TOKEN_MARKS = (
+    "PRIVATE KEY", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "sk-",
+    "AIza", "npm_", "hf_", "pypi-",
+)  # fmt: skip
+_TOKEN = re.compile(
+    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
+    r"|\bgh[pousr]_[A-Za-z0-9]{36,255}\b|\bgithub_pat_[A-Za-z0-9_]{22,255}\b"
+    r"|\bglpat-[A-Za-z0-9_-]{20,}\b|\bxox[bpars]-[A-Za-z0-9-]{20,}\b"
+    r"|\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{32,}\b|\bAIza[0-9A-Za-z_-]{35}\b"
+    r"|\bnpm_[A-Za-z0-9]{36}\b|\bhf_[A-Za-z0-9]{30,}\b|\bpypi-[A-Za-z0-9_-]{60,}\b",
+    re.DOTALL,
+)
+
+
+def skip_by_path(path: str) -> SkipReason | None:
+    """Why a file is left out, by its name alone."""
+    pure = PurePosixPath(path)
+    name = pure.name
+    if _SECRET_NAME.match(name):
+        return SkipReason.SECRET
+    if not _NEVER_FOLDERS.isdisjoint(pure.parts[:-1]) or _GENERATED_NAME.search(name):
+        return SkipReason.GENERATED
+    if language_of(path) is None:
+        return SkipReason.UNSUPPORTED
+    return None
+
+
+def text_of(content: bytes, path: str) -> str | SkipReason:
+    """A file's text with line ends as ``\\n`` and secrets masked, or why it is left out."""
+    if not content.strip():
+        return SkipReason.EMPTY
+    text = decoded(content)
+    if text is None:
+        return SkipReason.BINARY
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    language = language_of(path)
+    if language not in PROSE and _looks_generated(text, data=language in DATA):
+        return SkipReason.GENERATED
+    return masked(text)
+
+
+def decoded(content: bytes) -> str | None:
+    """UTF-8, UTF-16 or Latin-1 text; None for a binary."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", "replace")
+    if content.startswith(b"\xef\xbb\xbf"):
+        content = content[3:]
+    head = content[:_BINARY_WITHIN]
+    if b"\0" in head:
+        # UTF-16 without its mark: every other byte of Western text is zero.
+        for encoding, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
+            if zeros.count(0) > 0.9 * len(zeros):  # noqa: PLR2004 - nearly all
+                return content.decode(encoding, "replace")
+        return None
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        control = sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head)  # noqa: PLR2004 - control characters
+        return None if control > len(head) // 100 else content.decode("latin-1")
+
+
+def masked(text: str) -> str:
+    """The text with keys and tokens replaced by stars; lines stay where they are."""
+    if not any(mark in text for mark in _TOKEN_MARKS):
+        return text
+    return _TOKEN.sub(lambda found: "***" + "\n" * found[0].count("\n"), text)
+
+
+def _looks_generated(text: str, *, data: bool) -> bool:
+    if _GENERATED_MARK.search(text[:_MARK_WITHIN]):
+        return True
+    if len(text) < _MAX_LINE:
+        return False
+    lines = text.count("\n") + 1
+    if len(text) / lines > _MAX_MEAN_LINE:
+        return True
+    return not data and max(map(len, text.split("\n"))) > _MAX_LINE
+
+
+class IgnoreRules:
+    """What ``.corralignore`` names."""
+
+    def __init__(self, text: str, more: Sequence[str] = ()) -> None:
+        patterns = [*text.splitlines(), *more]
+        self._spec: Any = None
+        if any(line.strip() and not line.startswith("#") for line in patterns):
+            try:
+                import pathspec  # noqa: PLC0415 - optional: the ``index`` extra
+            except ImportError as error:
+                raise ExtraMissing("codebase indexing needs the 'index' extra: pip install 'corral[index]'") from error
+            self._spec = pathspec.GitIgnoreSpec.from_lines(patterns)
+
+    def __contains__(self, path: str) -> bool:
+        return self._spec is not None and bool(self._spec.match_file(path))

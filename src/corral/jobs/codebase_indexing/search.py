@@ -1,0 +1,451 @@
+"""Ask an index: what code answers this, and what is around it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+from corral.adapters.embedder.port import Embedder
+from corral.adapters.index.port import (
+    Filters,
+    IndexName,
+    IndexReader,
+    IndexState,
+    IndexStore,
+    LexicalQuery,
+    StoredChunk,
+    StoredSymbol,
+)
+from corral.errors import SearchFailed
+from corral.jobs.codebase_indexing.ranking import (
+    CANDIDATES,
+    WEIGHTS,
+    Weights,
+    rank,
+    stem_words,
+    terms,
+    understood,
+    why,
+)
+
+T = TypeVar("T")
+
+_OPEN_INDEXES = 16
+_CHARS_PER_TOKEN = 3.6
+"""Of code, by the tokenizers of today's models: 3.3 to 4.1."""
+_MAX_QUERY_CHARS = 4000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchHit:
+    """One piece of code that answers a question; lines count from 1, both ends belong to it."""
+
+    path: str
+    start_line: int
+    end_line: int
+    #: What is defined there, as ``Parent.name``; ``""`` when nothing is.
+    symbol: str
+    #: ``function``, ``method``, ``class``, …; ``""`` without a symbol.
+    kind: str
+    language: str
+    #: Comparable within one answer only.
+    score: float
+    #: What made it a hit, for people.
+    why: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbourhood:
+    """What an agent should see beside a file, within a budget of tokens."""
+
+    path: str
+    #: The file's definitions, in order.
+    symbols: tuple[StoredSymbol, ...]
+    #: What it imports, as written.
+    imports: tuple[str, ...]
+    #: Files of this project that it imports.
+    imported_files: tuple[str, ...]
+    #: Files that import it.
+    importers: tuple[str, ...]
+    #: Files that test it.
+    tests: tuple[str, ...]
+    #: Code that uses its definitions, best first.
+    callers: tuple[SearchHit, ...]
+
+
+@dataclass(slots=True)
+class _Open:
+    reader: IndexReader
+    generation: int
+    stems: dict[int, frozenset[str]]
+    users: int = 0
+    stale: bool = False
+
+
+class CodeSearch:
+    """Answers from the indexes of all projects; one instance serves a whole process.
+
+    Args:
+        store: Where the indexes are.
+        embedder: The one that made them; an index of another's vectors is asked by words alone.
+        weights: What counts how much.
+    """
+
+    def __init__(self, store: IndexStore, embedder: Embedder | None, *, weights: Weights = WEIGHTS) -> None:
+        self._store = store
+        self._embedder = embedder
+        self._weights = weights
+        self._open: OrderedDict[IndexName, _Open] = OrderedDict()
+        self._lock = threading.Lock()
+
+    async def search(
+        self,
+        project_id: str,
+        query: str,
+        *,
+        limit: int = 10,
+        branch: str = "",
+        languages: Iterable[str] = (),
+        paths: Sequence[str] = (),
+        kinds: Iterable[str] = (),
+    ) -> list[SearchHit]:
+        """The best pieces of code for a question or a name.
+
+        Args:
+            project_id: Whose code.
+            query: A question, an error message, a name.
+            limit: At most so many hits.
+            branch: ``""`` is the default branch; a branch that has no index of its own is answered from that one.
+            languages: Only these.
+            paths: Only files that fit one of these shell-style patterns; ``src/`` means everything below it.
+            kinds: Only chunks in which something of these kinds is defined.
+
+        Returns:
+            Best first; empty when nothing has a word in common with the question.
+
+        Raises:
+            SearchFailed: ``not_indexed`` when the project has no index; or it can't be read.
+        """
+        filters = Filters(frozenset(languages), tuple(paths), frozenset(kinds))
+        return await asyncio.to_thread(self.search_now, project_id, query, limit=limit, branch=branch, filters=filters)
+
+    def search_now(
+        self, project_id: str, query: str, *, limit: int = 10, branch: str = "", filters: Filters | None = None
+    ) -> list[SearchHit]:
+        """As ``search``, in the caller's thread."""
+        if limit < 1 or not query.strip():
+            return []
+        return self._with_reader(
+            project_id, branch, lambda opened: self._search(opened, query[:_MAX_QUERY_CHARS], limit, filters or Filters())
+        )
+
+    async def state(self, project_id: str, *, branch: str = "") -> IndexState:
+        """What the index of a project holds.
+
+        Raises:
+            SearchFailed: ``not_indexed``, or it can't be read.
+        """
+        return await asyncio.to_thread(self._with_reader, project_id, branch, lambda opened: opened.reader.state)
+
+    async def definitions(self, project_id: str, name: str, *, branch: str = "", limit: int = 50) -> list[StoredSymbol]:
+        """Where a name is defined; the case matters.
+
+        Raises:
+            SearchFailed: ``not_indexed``, or it can't be read.
+        """
+        return await asyncio.to_thread(
+            self._with_reader, project_id, branch, lambda opened: opened.reader.definitions(name, limit)
+        )
+
+    async def context(
+        self, project_id: str, query: str, *, max_tokens: int, branch: str = "", paths: Sequence[str] = ()
+    ) -> list[SearchHit]:
+        """As ``search``, as many hits as fit into a budget of tokens; the last one may be cut short.
+
+        Raises:
+            SearchFailed: ``not_indexed``, or it can't be read.
+        """
+        hits = await self.search(project_id, query, limit=60, branch=branch, paths=paths)
+        return within_budget(hits, max_tokens)
+
+    async def neighbourhood(
+        self, project_id: str, path: str, *, max_tokens: int = 4000, branch: str = ""
+    ) -> Neighbourhood:
+        """What is around a file: what it imports, what imports it, its tests, code that uses its definitions.
+
+        Raises:
+            SearchFailed: ``not_indexed``, ``unknown_file``, or it can't be read.
+        """
+        return await asyncio.to_thread(
+            self._with_reader, project_id, branch, lambda opened: self._neighbourhood(opened, path, max_tokens)
+        )
+
+    def close(self) -> None:
+        """Let go of all indexes."""
+        with self._lock:
+            for opened in self._open.values():
+                opened.reader.close()
+            self._open.clear()
+
+    # --- which generation
+
+    def _with_reader(self, project_id: str, branch: str, ask: Callable[[_Open], T]) -> T:
+        opened = self._acquire(IndexName(project_id, branch))
+        if opened is None and branch:
+            opened = self._acquire(IndexName(project_id))
+        if opened is None:
+            raise SearchFailed(
+                f"project {project_id!r} has no index yet: add a codebase-indexing job for it",
+                service="index",
+                operation="search",
+                retryable=False,
+                reason="not_indexed",
+            )
+        try:
+            return ask(opened)
+        finally:
+            self._release(opened)
+
+    def _acquire(self, name: IndexName) -> _Open | None:
+        generation = self._store.current(name)
+        with self._lock:
+            opened = self._open.get(name)
+            if opened is not None and opened.generation == generation:
+                opened.users += 1
+                self._open.move_to_end(name)
+                return opened
+        if generation is None:
+            return None
+        reader = self._store.open(name)
+        if reader is None:
+            return None
+        fresh = _Open(reader, reader.state.generation, {}, users=1)
+        with self._lock:
+            self._retire(self._open.pop(name, None))
+            self._open[name] = fresh
+            while len(self._open) > _OPEN_INDEXES:
+                self._retire(self._open.popitem(last=False)[1])
+        return fresh
+
+    def _release(self, opened: _Open) -> None:
+        with self._lock:
+            opened.users -= 1
+            if opened.stale and not opened.users:
+                opened.reader.close()
+
+    @staticmethod
+    def _retire(opened: _Open | None) -> None:
+        """Close it now, or when its last search ends; the lock is held."""
+        if opened is None:
+            return
+        opened.stale = True
+        if not opened.users:
+            opened.reader.close()
+
+    # --- one search
+
+    def _search(self, opened: _Open, query: str, limit: int, filters: Filters) -> list[SearchHit]:
+        reader = opened.reader
+        question = understood(query)
+        found = reader.candidates(LexicalQuery(terms(question, self._weights), filters), max(CANDIDATES, limit))
+        embedder = self._embedder
+        similarities = None
+        if embedder is not None and embedder.name == reader.state.embedder and not question.bare:
+            vector = embedder.embed_query(query)
+            if len(found.uids):
+                similarities = reader.vectors(found.uids) @ vector
+            else:
+                found = reader.nearest(vector, limit, filters)  # no word in common: meaning is all there is
+                similarities = found.scores
+        if not len(found.uids):
+            return []
+        self._learn_stems(opened, found.files.tolist())
+        weight = embedder.fusion_weight if embedder is not None else 0.0
+        ranked = rank(question, found, similarities, weight, opened.stems, self._weights)
+        best = ranked.order[:limit].tolist()
+        chunks = {chunk.uid: chunk for chunk in reader.chunks([int(found.uids[index]) for index in best])}
+        hits = []
+        for index in best:
+            chunk = chunks.get(int(found.uids[index]))
+            if chunk is not None:
+                reason = why(question, chunk.symbol, chunk.path, chunk.text, float(ranked.similarities[index]))
+                hits.append(_hit(chunk, float(ranked.scores[index]), reason))
+        return hits
+
+    @staticmethod
+    def _learn_stems(opened: _Open, files: Sequence[int]) -> None:
+        missing = list({file for file in files if file not in opened.stems})
+        if missing:
+            opened.stems.update((file, stem_words(path)) for file, path in opened.reader.paths(missing).items())
+
+    # --- around a file
+
+    def _neighbourhood(self, opened: _Open, path: str, max_tokens: int) -> Neighbourhood:
+        reader = opened.reader
+        if reader.file(path) is None:
+            raise SearchFailed(
+                f"the index holds no file {path!r}",
+                service="index",
+                operation="neighbourhood",
+                retryable=False,
+                reason="unknown_file",
+            )
+        symbols = reader.symbols_of(path)
+        imports = reader.imports_of(path)
+        importers = [found for found in reader.importers(import_names(path)) if found != path]
+        tests = self._tests_of(opened, path, importers)
+        callers = self._callers(opened, path, symbols, importers)
+        known = reader.files()
+        imported = sorted({found for name in imports for found in resolved_imports(name, path) if found in known})
+        return Neighbourhood(
+            path=path,
+            symbols=tuple(symbols),
+            imports=tuple(imports),
+            imported_files=tuple(imported),
+            importers=tuple(importers),
+            tests=tuple(tests),
+            callers=tuple(within_budget(callers, max_tokens)),
+        )
+
+    @staticmethod
+    def _tests_of(opened: _Open, path: str, importers: Sequence[str]) -> list[str]:
+        stem = PurePosixPath(path).name.split(".")[0]
+        names = {f"test_{stem}", f"{stem}_test", f"{stem}Test", f"{stem}Tests", f"Test{stem}", f"{stem}_spec", stem}
+        tests = []
+        for other in opened.reader.files():
+            name = PurePosixPath(other).name
+            first, _, rest = name.partition(".")
+            is_test = first in names - {stem} or (first == stem and rest.startswith(("test.", "spec.")))
+            in_tests = first == stem and any(part in {"tests", "test", "__tests__"} for part in other.split("/")[:-1])
+            if other != path and (is_test or in_tests):
+                tests.append(other)
+        by_import = [other for other in importers if "test" in other.lower() and other not in tests]
+        return sorted(tests) + by_import
+
+    def _callers(
+        self, opened: _Open, path: str, symbols: Sequence[StoredSymbol], importers: Sequence[str]
+    ) -> list[SearchHit]:
+        names = [symbol.name for symbol in symbols if not symbol.parent and len(symbol.name) > 2][:12]  # noqa: PLR2004
+        hits: dict[tuple[str, int], SearchHit] = {}
+        near = set(importers)
+        for name in names:
+            for hit in self._search(opened, name, 8, Filters()):
+                if hit.path != path and name in hit.text:
+                    bonus = 1.0 if hit.path in near else 0.0
+                    key = (hit.path, hit.start_line)
+                    if key not in hits or hits[key].score < hit.score + bonus:
+                        hits[key] = SearchHit(
+                            path=hit.path,
+                            start_line=hit.start_line,
+                            end_line=hit.end_line,
+                            symbol=hit.symbol,
+                            kind=hit.kind,
+                            language=hit.language,
+                            score=hit.score + bonus,
+                            why=f"uses {name}",
+                            text=hit.text,
+                        )
+        return sorted(hits.values(), key=lambda hit: -hit.score)
+
+
+def _hit(chunk: StoredChunk, score: float, reason: str) -> SearchHit:
+    return SearchHit(
+        path=chunk.path,
+        start_line=chunk.start_line,
+        end_line=chunk.end_line,
+        symbol=chunk.symbol,
+        kind=chunk.kind,
+        language=chunk.language,
+        score=round(score, 4),
+        why=reason,
+        text=chunk.text,
+    )
+
+
+def token_estimate(text: str) -> int:
+    """About how many tokens a model makes of a piece of code."""
+    return int(len(text) / _CHARS_PER_TOKEN) + 8
+
+
+def within_budget(hits: Sequence[SearchHit], max_tokens: int) -> list[SearchHit]:
+    """As many hits as fit, in their order; the one that crosses the budget is cut at a line."""
+    kept: list[SearchHit] = []
+    left = max_tokens
+    for hit in hits:
+        cost = token_estimate(hit.text)
+        if cost <= left:
+            kept.append(hit)
+            left -= cost
+            continue
+        lines = hit.text.split("\n")
+        while lines and token_estimate("\n".join(lines)) > left:
+            lines.pop()
+        if len(lines) >= 3:  # noqa: PLR2004 - less says nothing
+            kept.append(
+                SearchHit(
+                    path=hit.path,
+                    start_line=hit.start_line,
+                    end_line=hit.start_line + len(lines) - 1,
+                    symbol=hit.symbol,
+                    kind=hit.kind,
+                    language=hit.language,
+                    score=hit.score,
+                    why=hit.why,
+                    text="\n".join(lines),
+                )
+            )
+        break
+    return kept
+
+
+def import_names(path: str) -> list[str]:
+    """How other files may name this one when they import it, from the longest to the shortest likely form."""
+    pure = PurePosixPath(path)
+    parts = [*pure.parts[:-1], pure.name.split(".")[0]]
+    if parts[-1] in {"__init__", "index", "mod"} and len(parts) > 1:
+        parts.pop()
+    names: dict[str, None] = {}
+    for begin in range(len(parts)):
+        tail = parts[begin:]
+        for joint in (".", "/", "::"):
+            names[joint.join(tail)] = None
+        names["./" + "/".join(tail)] = None
+        names["../" + "/".join(tail)] = None
+        names["." + ".".join(tail)] = None
+        for ending in (".js", ".ts", ".h", ".hpp", ".css", ".php", ".rb"):
+            names["/".join(tail) + ending] = None
+            names["./" + "/".join(tail) + ending] = None
+            names["../" + "/".join(tail) + ending] = None
+    if len(parts) > 1:
+        names.pop(parts[-1], None)  # ``import query`` alone says too little
+    return list(names)
+
+
+def resolved_imports(name: str, importer: str) -> list[str]:
+    """Paths that an import may mean, relative to the importing file or to the usual roots."""
+    folder = PurePosixPath(importer).parent
+    if name.startswith(("./", "../")):
+        base = folder
+        tail = name
+        while tail.startswith(("./", "../")):
+            if tail.startswith("../"):
+                base, tail = base.parent, tail[3:]
+            else:
+                tail = tail[2:]
+        stems = [str(base / tail)]
+    elif name.startswith("."):
+        base, tail = folder, name[1:]
+        while tail.startswith("."):
+            base, tail = base.parent, tail[1:]
+        stems = [str(base / tail.replace(".", "/"))]
+    else:
+        tail = name.replace("::", "/") if "::" in name else (name if "/" in name else name.replace(".", "/"))
+        stems = [tail, f"src/{tail}", f"lib/{tail}", str(folder / tail)]
+    endings = ("", ".py", "/__init__.py", ".ts", ".tsx", ".js", ".jsx", "/index.ts", "/index.js", ".go", ".rs", ".java")
+    return [stem + ending for stem in stems for ending in endings]
