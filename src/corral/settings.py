@@ -71,10 +71,26 @@ class Settings(BaseSettings):
     ``model_base_url``. Keys come from the provider's own variable (``OPENAI_API_KEY``, …)."""
     model_base_url: str | None = None
     """Address of an OpenAI-compatible server (vLLM, Ollama, llama.cpp)."""
+    model_api_key: SecretStr | None = None
+    """Key of that server, when it wants one."""
     local_model_path: Path | None = None
     """A GGUF file to use instead of the downloaded one."""
     llm_cache_ttl: timedelta = timedelta(hours=1)
     """How long a model's answer is kept under ``llm:{model}:{hash}``."""
+    job_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens that one code generation may use, unless its own budget says otherwise."""
+    job_usd: float | None = Field(default=None, gt=0)
+    """Most dollars that one code generation may cost, likewise."""
+    user_tokens_per_day: int | None = Field(default=None, ge=1)
+    """Most tokens that one user's jobs may use on one day (UTC)."""
+    user_usd_per_day: float | None = Field(default=None, gt=0)
+    """Most dollars that one user's jobs may cost on one day (UTC)."""
+    tokens_per_day: int | None = Field(default=None, ge=1)
+    """Most tokens that all jobs may use on one day (UTC)."""
+    usd_per_day: float | None = Field(default=None, gt=0)
+    """Most dollars that all jobs may cost on one day (UTC)."""
+    commit_trailers: dict[str, str] = Field(default_factory=lambda: {"Generated-By": "corral"})
+    """Trailers of generated commits, as a JSON object; ``Task`` and ``Model`` are always added."""
 
     # --- running code
     sandbox: Literal["bubblewrap", "docker", "podman", "none"] = "bubblewrap"

@@ -1,0 +1,1 @@
+"""Arithmetic on stretches of time within a day."""

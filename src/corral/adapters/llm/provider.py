@@ -1,0 +1,378 @@
+"""Hosted models and OpenAI-compatible servers, through one client library (pydantic-ai)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from pydantic_ai import exceptions as failures
+from pydantic_ai.direct import model_request_stream
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelMessagesTypeAdapter,
+    ModelResponse,
+    PartDeltaEvent,
+    PartStartEvent,
+    TextPart,
+    TextPartDelta,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+from pydantic_ai.messages import ModelRequest as NativeRequest
+from pydantic_ai.models import Model, ModelRequestParameters, infer_model
+from pydantic_ai.output import OutputObjectDefinition
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import ToolDefinition
+
+from corral.adapters.llm.port import (
+    Finish,
+    Message,
+    ModelAnswer,
+    ModelRequest,
+    ModelTraits,
+    OnText,
+    Role,
+    ToolCall,
+    Usage,
+)
+from corral.errors import LlmFailed, ModelUnavailable
+
+_KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "google": "GEMINI_API_KEY"}
+_OVERLOADED_PAUSE = timedelta(seconds=15)
+_RATE_LIMIT_PAUSE = timedelta(seconds=30)
+_LONGEST_PAUSE = timedelta(minutes=15)
+
+
+class ProviderModel:
+    """One model behind the client library."""
+
+    def __init__(
+        self,
+        model: Model[Any],
+        *,
+        name: str,
+        traits: ModelTraits | None = None,
+        idle_timeout: timedelta = timedelta(minutes=2),
+        first_text_timeout: timedelta = timedelta(minutes=10),
+    ) -> None:
+        """Wrap ``model``.
+
+        Args:
+            model: The library's model object; a scripted one in tests.
+            name: As in the settings.
+            traits: What it can do; default from what the library knows about the model.
+            idle_timeout: Longest silence between two pieces of an answer.
+            first_text_timeout: Longest wait for the first piece.
+        """
+        self._model = model
+        self._name = name
+        self._traits = traits or _traits_of(model)
+        self._idle_timeout = idle_timeout
+        self._first_text_timeout = first_text_timeout
+
+    @property
+    def name(self) -> str:
+        """As in the settings."""
+        return self._name
+
+    @property
+    def traits(self) -> ModelTraits:
+        """What the model can do."""
+        return self._traits
+
+    async def complete(self, request: ModelRequest, *, on_text: OnText | None = None) -> ModelAnswer:
+        """Answer one request, streaming; see the port."""
+        try:
+            response = await self._stream(request, on_text)
+        except failures.ContentFilterError as error:
+            return ModelAnswer(text=str(error), finish=Finish.REFUSAL, model=self._name)
+        except failures.ModelAPIError as error:
+            raise _as_llm_failed(error, service=self._name) from error
+        except failures.UnexpectedModelBehavior as error:
+            raise LlmFailed(
+                f"{self._name} sent an answer that can't be read: {error}",
+                service=self._name,
+                operation="complete",
+                retryable=True,
+                reason="malformed_answer",
+            ) from error
+        except TimeoutError as error:
+            raise LlmFailed(
+                f"{self._name} fell silent for {self._idle_timeout.total_seconds():g} s in the middle of an answer",
+                service=self._name,
+                operation="complete",
+                retryable=True,
+                reason="timed_out",
+            ) from error
+        except failures.UserError as error:
+            raise ModelUnavailable(f"{self._name} can't be used: {error}") from error
+        return _answer(response, name=self._name)
+
+    async def close(self) -> None:
+        """Nothing is held open between calls but the library's own pooled connections."""
+        client = getattr(self._model, "client", None)
+        close = getattr(client, "close", None)
+        if close is not None:
+            outcome = close()
+            if asyncio.iscoroutine(outcome):
+                await outcome
+
+    async def _stream(self, request: ModelRequest, on_text: OnText | None) -> ModelResponse:
+        idle_s = self._idle_timeout.total_seconds()
+        async with model_request_stream(
+            self._model,
+            _native_messages(request),
+            model_settings=self._settings(request),
+            model_request_parameters=_parameters(request),
+        ) as stream:
+            events = aiter(stream)
+            first = True
+            while True:
+                # The deadline is between events, not over the answer: a long answer is fine, a silent one is not.
+                limit_s = self._first_text_timeout.total_seconds() if first else idle_s
+                try:
+                    async with asyncio.timeout(limit_s):
+                        event = await anext(events)
+                except StopAsyncIteration:
+                    break
+                first = False
+                piece = _text_of(event)
+                if piece and on_text is not None:
+                    await on_text(piece)
+            return stream.get()
+
+    def _settings(self, request: ModelRequest) -> ModelSettings:
+        # No retries inside the client: whether and when to try again is the queue's decision, and a 429 must reach it.
+        settings = ModelSettings(
+            max_tokens=request.max_tokens,
+            timeout=self._first_text_timeout.total_seconds(),
+            max_retries=0,
+        )
+        if request.temperature is not None:
+            settings["temperature"] = request.temperature
+        if request.seed is not None:
+            settings["seed"] = request.seed
+        if request.stop:
+            settings["stop_sequences"] = list(request.stop)
+        # Only what the model takes: an unsupported setting would be a warning for each call.
+        unsupported = self._model.unsupported_settings
+        for name in unsupported & settings.keys():
+            del settings[name]
+        return settings
+
+
+def open_provider_model(
+    provider: str,
+    model: str,
+    *,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    traits: ModelTraits | None = None,
+    name: str | None = None,
+    idle_timeout: timedelta = timedelta(minutes=2),
+    first_text_timeout: timedelta = timedelta(minutes=10),
+) -> ProviderModel:
+    """A model of one of the providers.
+
+    Args:
+        provider: ``openai``, ``anthropic``, ``google`` or ``openai-compatible``.
+        model: The provider's name for it.
+        base_url: Where an OpenAI-compatible server answers, ``…/v1`` included.
+        api_key: Key of an OpenAI-compatible server; the others' keys come from their own variables.
+        traits: What the model can do, when it is known better than the library knows.
+        name: As in the settings; default ``provider:model``.
+        idle_timeout: Longest silence between two pieces of an answer.
+        first_text_timeout: Longest wait for the first piece.
+
+    Raises:
+        ModelUnavailable: The key is missing, or the library doesn't know the model.
+    """
+    name = name or f"{provider}:{model}"
+    if provider == "openai-compatible":
+        if not base_url:
+            raise ModelUnavailable(f"{name!r} needs the server's address: set CORRAL_MODEL_BASE_URL=https://…/v1")
+        native: Model[Any] = _compatible(model, base_url, api_key)
+    else:
+        native = _hosted(provider, model, name)
+    return ProviderModel(
+        native, name=name, traits=traits, idle_timeout=idle_timeout, first_text_timeout=first_text_timeout
+    )
+
+
+def _hosted(provider: str, model: str, name: str) -> Model[Any]:
+    try:
+        return infer_model(f"{provider}:{model}")
+    except failures.UserError as error:
+        variable = _KEY_VARIABLES.get(provider, f"{provider.upper()}_API_KEY")
+        raise ModelUnavailable(f"{name!r} can't be opened; is {variable} set? ({error})") from error
+
+
+def _compatible(model: str, base_url: str, api_key: str | None) -> Model[Any]:
+    from pydantic_ai.models.openai import OpenAIChatModel  # noqa: PLC0415 - only this provider needs the openai extra
+    from pydantic_ai.profiles.openai import OpenAIModelProfile  # noqa: PLC0415
+    from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider  # noqa: PLC0415
+
+    provider = OpenAICompatibleProvider("openai-compatible", base_url=base_url, api_key=api_key or "none")
+    # A stream that ends without a finish reason was cut off; without this it would pass for a whole answer.
+    profile = OpenAIModelProfile(openai_chat_streaming_requires_finish_reason=True)
+    return OpenAIChatModel(model, provider=provider, profile=profile)
+
+
+def _traits_of(model: Model[Any]) -> ModelTraits:
+    window = model.context_window
+    return ModelTraits(context_tokens=window) if window else ModelTraits()
+
+
+def _text_of(event: object) -> str:
+    if isinstance(event, PartStartEvent) and isinstance(event.part, TextPart):
+        return event.part.content
+    if isinstance(event, PartDeltaEvent) and isinstance(event.delta, TextPartDelta):
+        return event.delta.content_delta
+    return ""
+
+
+def _parameters(request: ModelRequest) -> ModelRequestParameters:
+    parameters = ModelRequestParameters(
+        function_tools=[
+            ToolDefinition(name=tool.name, description=tool.description, parameters_json_schema=tool.parameters)
+            for tool in request.tools
+        ]
+    )
+    if request.output_schema is not None:
+        parameters = replace(
+            parameters,
+            output_mode="native",
+            output_object=OutputObjectDefinition(json_schema=request.output_schema, name="answer"),
+        )
+    return parameters
+
+
+def _native_messages(request: ModelRequest) -> list[ModelMessage]:
+    native: list[ModelMessage] = []
+    parts: list[UserPromptPart | ToolReturnPart] = []
+
+    def flush() -> None:
+        if parts:
+            native.append(NativeRequest(parts=list(parts), instructions=request.system or None))
+            parts.clear()
+
+    for message in request.messages:
+        if message.role is Role.ASSISTANT:
+            flush()
+            native.append(_native_response(message))
+        elif message.role is Role.TOOL:
+            parts.append(
+                ToolReturnPart(
+                    tool_name=message.tool_name or "", content=message.text, tool_call_id=message.tool_call_id or ""
+                )
+            )
+        else:
+            parts.append(UserPromptPart(message.text))
+    flush()
+    return native
+
+
+def _native_response(message: Message) -> ModelResponse:
+    if message.native is not None:
+        restored = ModelMessagesTypeAdapter.validate_json(message.native)[0]
+        if isinstance(restored, ModelResponse):
+            return restored
+    return ModelResponse(
+        parts=[
+            *([TextPart(message.text)] if message.text else []),
+            *(ToolCallPart(call.name, call.arguments, tool_call_id=call.id) for call in message.tool_calls),
+        ]
+    )
+
+
+def _answer(response: ModelResponse, *, name: str) -> ModelAnswer:
+    calls = tuple(
+        ToolCall(id=part.tool_call_id, name=part.tool_name, arguments=part.args_as_json_str())
+        for part in response.parts
+        if isinstance(part, ToolCallPart)
+    )
+    text = "".join(part.content for part in response.parts if isinstance(part, TextPart))
+    usage = response.usage
+    details = response.provider_details or {}
+    finish = Finish.TOOL_CALLS if calls else Finish.STOP
+    if response.finish_reason == "length":
+        finish = Finish.LENGTH
+    elif response.finish_reason == "content_filter" or details.get("refusal"):
+        finish = Finish.REFUSAL
+        text = text or str(details.get("refusal") or "")
+    return ModelAnswer(
+        text=text,
+        tool_calls=calls,
+        finish=finish,
+        usage=Usage(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_input_tokens=usage.cache_read_tokens,
+            usd=_cost(response),
+        ),
+        model=response.model_name or name,
+        native=ModelMessagesTypeAdapter.dump_json([response]).decode(),
+    )
+
+
+def _cost(response: ModelResponse) -> float | None:
+    if response.usage.cost is not None:
+        return float(response.usage.cost)
+    try:
+        return float(response.cost().total_price)
+    except (LookupError, ValueError, AssertionError):
+        return None  # nobody knows this model's price
+
+
+# OpenAI-compatible servers say it in words of their own (llama.cpp, vLLM, Ollama).
+_CONTEXT_EXCEEDED = re.compile(r"exceed\w*_context_size|context (size|length|window)|maximum context", re.IGNORECASE)
+
+_Rule = tuple[type[failures.ModelAPIError], str, Callable[[failures.ModelAPIError], bool]]
+# The first that fits, so a class stands before its base class.
+_RULES: tuple[_Rule, ...] = (
+    (failures.ModelRateLimitError, "rate_limited", lambda _: True),
+    (failures.ModelQuotaExceededError, "quota_exceeded", lambda _: False),
+    (failures.ModelOverloadedError, "overloaded", lambda _: True),
+    (failures.ModelUnavailableError, "overloaded", lambda _: True),
+    (failures.ModelServerError, "server_error", lambda _: True),
+    (failures.ModelTimeoutError, "timed_out", lambda _: True),
+    (failures.ModelRequestTimeout, "timed_out", lambda _: True),
+    (failures.ModelConnectionError, "unreachable", lambda _: True),
+    (failures.ModelContextWindowExceededError, "context_length", lambda _: False),
+    (failures.ModelAuthenticationError, "authentication", lambda _: False),
+    (failures.ModelNotFoundError, "model_not_found", lambda _: False),
+    (failures.ModelRequestRejectedError, "rejected", lambda _: False),
+)
+
+
+def _as_llm_failed(error: failures.ModelAPIError, *, service: str) -> LlmFailed:
+    reason, retryable = "malformed_answer", True
+    for kind, name, can_retry in _RULES:
+        if isinstance(error, kind):
+            reason, retryable = name, can_retry(error)
+            break
+    if reason == "rejected" and _CONTEXT_EXCEEDED.search(str(error.body or error)):
+        reason = "context_length"
+    pause: timedelta | None = None
+    if reason in {"rate_limited", "overloaded"}:
+        default = _RATE_LIMIT_PAUSE if reason == "rate_limited" else _OVERLOADED_PAUSE
+        pause = default if error.retry_after is None else timedelta(seconds=max(error.retry_after, 0.1))
+        pause = min(pause, _LONGEST_PAUSE)
+    return LlmFailed(
+        f"{service}: {reason.replace('_', ' ')}: {_short(error)}",
+        service=service,
+        operation="complete",
+        retryable=retryable,
+        retry_after=pause,
+        reason=reason,
+    )
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 500 else text[:500] + "…"  # noqa: PLR2004 - an error is a line, not a page

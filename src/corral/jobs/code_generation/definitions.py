@@ -1,0 +1,166 @@
+"""Putting new Python definitions where they belong: what a small model writes is a function, not a patch.
+
+A definition whose name the file has replaces that one (decorators and the comments above it stay with it unless the new
+one brings its own); a new one goes to the end, before a ``if __name__ == "__main__"`` block. Imports are added to the
+imports. A definition that the file imports from elsewhere is a copy of what the model was shown, and is dropped.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+class CannotMergeError(ValueError):
+    """The answer can't be put into the file; the message is for the model."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The file's new text, and what was put where."""
+
+    text: str
+    replaced: tuple[str, ...]
+    added: tuple[str, ...]
+
+
+def merge_definitions(source: str, answer: str) -> Merged:
+    """Merge the definitions and imports of ``answer`` into ``source``.
+
+    Raises:
+        CannotMergeError: Either can't be parsed, or the answer defines nothing.
+    """
+    old = _parse(source, "the file")
+    new = _parse(answer, "your code")
+    imported = {alias.asname or alias.name for node in old.body for alias in _aliases(node)}
+    definitions = [node for node in new.body if isinstance(node, _Definition) and node.name not in imported]
+    constants = [node for node in new.body if _assigned_name(node) and _assigned_name(node) not in imported]
+    if not definitions and not constants:
+        raise CannotMergeError("your code defines nothing new: expected a function, a class or a constant")
+    existing = {node.name: node for node in old.body if isinstance(node, _Definition)}
+    existing_constants = {name: node for node in old.body if (name := _assigned_name(node))}
+    lines = source.splitlines()
+    replacements: list[tuple[int, int, list[str]]] = []
+    appended: list[list[str]] = []
+    placed_constants: list[str] = []
+    replaced: list[str] = []
+    added: list[str] = []
+    for node in definitions:
+        text = _lines_of(node, answer)
+        at = existing.get(node.name)
+        if at is None:
+            appended.append(text)
+            added.append(node.name)
+        else:
+            replacements.append((_first_line(at), at.end_lineno or at.lineno, text))
+            replaced.append(node.name)
+    for constant in constants:
+        name = _assigned_name(constant)
+        at_constant = existing_constants.get(name)
+        if at_constant is None:
+            placed_constants.extend(_lines_of(constant, answer))
+            added.append(name)
+        elif at_constant is not None and ast.dump(at_constant) != ast.dump(constant):
+            end = at_constant.end_lineno or at_constant.lineno
+            replacements.append((at_constant.lineno, end, _lines_of(constant, answer)))
+            replaced.append(name)
+    imports = _missing_imports(old, new, defined=existing.keys() | {node.name for node in definitions})
+    for first, last, text in sorted(replacements, reverse=True):
+        lines[first - 1 : last] = text
+    lines = _append(lines, appended)
+    lines = _insert_after_imports(lines, imports, placed_constants)
+    merged = "\n".join(lines) + "\n"
+    _parse(merged, "the file with your code")
+    return Merged(merged, tuple(replaced), tuple(added))
+
+
+def _parse(text: str, what: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise CannotMergeError(f"{what} is not valid Python: {getattr(error, 'msg', error)} (line {line})") from error
+
+
+def _aliases(node: ast.stmt) -> list[ast.alias]:
+    return node.names if isinstance(node, ast.Import | ast.ImportFrom) else []
+
+
+def _assigned_name(node: ast.stmt) -> str:
+    if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+        return node.targets[0].id
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return node.target.id
+    return ""
+
+
+def _first_line(node: _Definition) -> int:
+    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+
+
+def _lines_of(node: ast.stmt, text: str) -> list[str]:
+    first = _first_line(node) if isinstance(node, _Definition) else node.lineno
+    return text.splitlines()[first - 1 : node.end_lineno]
+
+
+def _missing_imports(old: ast.Module, new: ast.Module, *, defined: set[str]) -> list[str]:
+    have = {told for node in old.body for told, _ in _imports(node)}
+    used = {node.id for node in ast.walk(new) if isinstance(node, ast.Name)}
+    missing: list[str] = []
+    for node in new.body:
+        for told, bound in _imports(node):
+            # An import that nothing uses, or of a name that the file itself defines, is the model's habit.
+            if told not in have and told not in missing and bound in used and bound not in defined:
+                missing.append(told)
+    return missing
+
+
+def _imports(node: ast.stmt) -> list[tuple[str, str]]:
+    """One import statement for each name that the node imports, and the name that it binds."""
+    if isinstance(node, ast.Import):
+        return [(ast.unparse(ast.Import([alias])), _bound(alias)) for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module != "__future__":
+        return [(ast.unparse(ast.ImportFrom(node.module, [alias], node.level)), _bound(alias)) for alias in node.names]
+    return []
+
+
+def _bound(alias: ast.alias) -> str:
+    return (alias.asname or alias.name).partition(".")[0]
+
+
+def _append(lines: list[str], definitions: list[list[str]]) -> list[str]:
+    if not definitions:
+        return lines
+    tail: list[str] = []
+    for node in ast.parse("\n".join(lines)).body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
+            lines, tail = lines[: node.lineno - 1], lines[node.lineno - 1 :]
+            break
+    while lines and not lines[-1].strip():
+        lines.pop()
+    for definition in definitions:
+        if lines:
+            lines += ["", ""]
+        lines += definition
+    return [*lines, "", "", *tail] if tail else lines
+
+
+def _insert_after_imports(lines: list[str], imports: list[str], constants: list[str]) -> list[str]:
+    if not imports and not constants:
+        return lines
+    body = ast.parse("\n".join(lines)).body
+    last_import = max(
+        (node.end_lineno or 0 for node in body if isinstance(node, ast.Import | ast.ImportFrom)), default=0
+    )
+    if last_import:
+        block = [*imports, *(["", *constants] if constants else [])]
+        return [*lines[:last_import], *block, *lines[last_import:]]
+    docstring = body[0] if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) else None
+    at = (docstring.end_lineno or 0) if docstring is not None else 0
+    block = [*imports, *(["", *constants] if imports and constants else constants)]
+    before = [""] if at else []
+    rest = lines[at:]
+    after = [] if rest and not rest[0].strip() else [""]
+    return [*lines[:at], *before, *block, *after, *rest]
