@@ -7,9 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from corral.errors import ConfigurationError, UnknownJobType
+from corral.jobs.registry import Parts, builtin_job_types
 from corral.queue import scheduler
 from corral.queue.definition import Handler, Isolation, JobTypeSpec, RateLimit, from_handler
 from corral.queue.events import EventReader, QueueEvent, ResultWaiter
@@ -31,11 +32,11 @@ from corral.queue.worker import WorkerSettings
 from corral.queue.workers import Workers
 from corral.settings import Settings
 from corral.wire.address import StoreAddress, parse_redis_url
-from corral.wire.connection import RedisClient, check_server, open_client
-from corral.wire.connector import connector
-from corral.wire.embedded import ensure_embedded
 from corral.wire.pipe import Connector, Outage, Pipe
 from corral.wire.scripts import load_commands
+
+if TYPE_CHECKING:
+    from corral.wire.connection import RedisClient
 
 H = TypeVar("H", bound=Handler)
 
@@ -47,8 +48,7 @@ class Corral:
         redis_url: Where Redis is; default ``REDIS_URL``, else the embedded server.
         prefix: BullMQ's key prefix; default ``CORRAL_PREFIX``, else ``bull``.
         settings: Default: from the environment and ``.env``.
-        job_types: Declared from the beginning; the module functions' default instance has the four of
-            :class:`corral.JobType`.
+        job_types: Declared from the beginning; default: the four of :class:`corral.JobType`.
 
     An async context manager: connected inside. It belongs to one event loop.
     """
@@ -59,7 +59,7 @@ class Corral:
         *,
         prefix: str | None = None,
         settings: Settings | None = None,
-        job_types: Iterable[JobTypeSpec] = (),
+        job_types: Iterable[JobTypeSpec] | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self.prefix = prefix or self.settings.prefix
@@ -77,7 +77,11 @@ class Corral:
         self._redis: RedisClient | None = None
         self._connecting = asyncio.Lock()
         self._checked = False
-        for spec in job_types:
+        #: What the handlers of the four job types share: projects, workspaces, search, …
+        self.parts = Parts(self.settings, lambda: self.redis)
+        builtin = builtin_job_types(self.parts, default_options(self.settings)) if job_types is None else ()
+        self._builtin = frozenset(spec.name for spec in builtin)
+        for spec in (*builtin, *(job_types or ())):
             self._declare(spec)
 
     def __repr__(self) -> str:
@@ -97,6 +101,10 @@ class Corral:
         async with self._connecting:
             if self._pipe is not None:
                 return
+            # redis-py takes longer to import than all the rest: not before it is needed.
+            from corral.wire.connection import open_client  # noqa: PLC0415
+            from corral.wire.connector import connector  # noqa: PLC0415
+
             address = await self._address()
             self._connector = connector(address, self.prefix)
             pipe = Pipe(self._connector, name="corral", on_connect=load_commands(), outage=self._outage)
@@ -106,6 +114,8 @@ class Corral:
 
     async def _address(self) -> StoreAddress:
         if self._url is None:
+            from corral.wire.embedded import ensure_embedded  # noqa: PLC0415 - only where there is no address
+
             return parse_redis_url(await ensure_embedded(self.settings.data_dir))
         return parse_redis_url(self._url)
 
@@ -121,6 +131,7 @@ class Corral:
 
     async def disconnect(self) -> None:
         """Close the connections."""
+        await self.parts.aclose()
         await asyncio.gather(*(waiter.close() for waiter in self._waiters.values()))
         self._waiters.clear()
         self._queues.clear()
@@ -614,7 +625,7 @@ class Corral:
         """Start workers in this event loop.
 
         Args:
-            job_types: Default: all that have a handler here.
+            job_types: Default: all that were declared with a handler here, or the four job types when none was.
             concurrency: Jobs at once per queue; default: the job type's, else the settings'.
 
         Raises:
@@ -622,15 +633,17 @@ class Corral:
             ConfigurationError: One has no handler here, or there is none at all.
             StoreUnsuitable: This Redis would lose jobs.
         """
-        names = (
-            list(dict.fromkeys(str(name) for name in job_types))
-            if job_types is not None
-            else [name for name, spec in self._types.items() if spec.handler is not None]
-        )
+        if job_types is not None:
+            names = list(dict.fromkeys(str(name) for name in job_types))
+        else:
+            served = [name for name, spec in self._types.items() if spec.handler is not None]
+            names = [name for name in served if name not in self._builtin] or served
         if not names:
             raise ConfigurationError("There is nothing to work on: no job type with a handler is declared.")
         queues = [await self._queue(name) for name in names]
         if not self._checked:
+            from corral.wire.server import check_server  # noqa: PLC0415 - see connect
+
             await check_server(self.redis, await self._address())
             self._checked = True
         settings = self.settings

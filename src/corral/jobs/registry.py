@@ -1,0 +1,245 @@
+"""The four job types, and the parts that their handlers share.
+
+Declaring a job type must be cheap: a web tier adds jobs without the model, the index or the sandbox being installed. So
+a part is made when a handler first needs it, and only then is its module imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from corral.jobs.code_generation.payload import CodeGeneration
+from corral.jobs.code_generation.result import CodeGenerationResult
+from corral.jobs.codebase_indexing.payload import CodebaseIndexing, IndexingResult
+from corral.jobs.job_type import JobType
+from corral.jobs.pr_creation.payload import PrCreation, PrResult
+from corral.jobs.test_execution.payload import TestExecution
+from corral.jobs.test_execution.report import TestReport
+from corral.queue.definition import JobTypeSpec, RateLimit
+from corral.queue.job import Job
+from corral.queue.options import JobOptions
+from corral.settings import Settings
+
+if TYPE_CHECKING:
+    from corral.adapters.embedder.port import Embedder
+    from corral.adapters.forge.registry import Forges
+    from corral.adapters.index.port import IndexStore
+    from corral.adapters.llm.port import LanguageModel
+    from corral.adapters.llm.response_cache import ResponseCache
+    from corral.adapters.workspace import Workspaces
+    from corral.jobs.codebase_indexing.search import CodeSearch
+    from corral.jobs.test_execution.runner import TestRunner
+    from corral.projects import ProjectStore
+    from corral.wire.connection import RedisClient
+
+AnyHandler = Callable[[Job[Any]], Awaitable[Any]]
+
+
+class Parts:
+    """What the handlers of one process share, each part made when it is first used.
+
+    Args:
+        settings: Says which ones.
+        redis: A connected client; asked for when a part needs it.
+    """
+
+    def __init__(self, settings: Settings, redis: Callable[[], RedisClient]) -> None:
+        self.settings = settings
+        self._redis = redis
+        self._models: dict[str, LanguageModel] = {}
+        self._opening = asyncio.Lock()
+
+    @cached_property
+    def projects(self) -> ProjectStore:
+        """The registered projects."""
+        from corral.projects import ProjectStore  # noqa: PLC0415 - see the module's head; so below
+
+        return ProjectStore(self._redis())
+
+    @cached_property
+    def forges(self) -> Forges:
+        """Where pull requests are opened."""
+        from corral.adapters.forge.factory import make_forges  # noqa: PLC0415
+
+        return make_forges(self.settings, self._redis())
+
+    @cached_property
+    def workspaces(self) -> Workspaces:
+        """Mirrors, and a worktree for each job."""
+        from corral.adapters.workspace import Workspaces  # noqa: PLC0415
+        from corral.commits import CommitStore  # noqa: PLC0415
+
+        return Workspaces(
+            data_dir=self.settings.data_dir, commits=CommitStore(self._redis()), remote_of=self.forges.remote
+        )
+
+    @cached_property
+    def test_runner(self) -> TestRunner:
+        """Runs tests in the sandbox."""
+        from corral.adapters.sandbox.factory import make_sandbox  # noqa: PLC0415
+        from corral.jobs.test_execution.runner import TestRunner  # noqa: PLC0415
+
+        return TestRunner(make_sandbox(self.settings), data_dir=self.settings.data_dir)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """Text to vectors."""
+        from corral.adapters.embedder.static import StaticEmbedder  # noqa: PLC0415
+
+        return StaticEmbedder()
+
+    @cached_property
+    def index_store(self) -> IndexStore:
+        """Where indexes are kept."""
+        from corral.adapters.index.local import LocalIndexStore  # noqa: PLC0415
+
+        return LocalIndexStore(self.settings.data_dir / "indexes")
+
+    @cached_property
+    def code_search(self) -> CodeSearch:
+        """Asks the indexes."""
+        from corral.jobs.codebase_indexing.search import CodeSearch  # noqa: PLC0415
+
+        return CodeSearch(self.index_store, self.embedder)
+
+    @cached_property
+    def response_cache(self) -> ResponseCache:
+        """Models' answers, by what decides them."""
+        from corral.adapters.llm.response_cache import ResponseCache  # noqa: PLC0415
+
+        return ResponseCache(self._redis(), ttl=self.settings.llm_cache_ttl)
+
+    async def open_model(self, name: str) -> LanguageModel:
+        """A model by its name, its answers cached; opened once.
+
+        Raises:
+            ModelUnavailable: There is no such model, or its key is missing.
+            ExtraMissing: Its client is not installed.
+        """
+        from corral.adapters.llm.choose import open_model  # noqa: PLC0415
+        from corral.adapters.llm.response_cache import CachedModel  # noqa: PLC0415
+
+        async with self._opening:
+            model = self._models.get(name)
+            if model is None:
+                opened = await asyncio.to_thread(open_model, name, self.settings)
+                model = self._models[name] = CachedModel(opened, self.response_cache)
+            return model
+
+    async def aclose(self) -> None:
+        """Close what was made: models' processes and connections."""
+        models, self._models = list(self._models.values()), {}
+        for model in models:
+            await model.close()
+        made = self.__dict__.pop("forges", None)
+        if made is not None:
+            await made.aclose()
+        for name in ("workspaces", "test_runner", "code_search", "index_store", "response_cache", "projects"):
+            self.__dict__.pop(name, None)
+
+    # --- the handlers
+
+    def code_generation(self) -> AnyHandler:
+        """The handler of ``code-generation``."""
+        from corral.adapters.llm.budgets import Allowance, Budgets  # noqa: PLC0415
+        from corral.jobs.code_generation.handler import CodeGenerationHandler  # noqa: PLC0415
+
+        settings = self.settings
+        return CodeGenerationHandler(
+            settings=settings,
+            projects=self.projects,
+            workspaces=self.workspaces,
+            open_model=self.open_model,
+            tests=self.test_runner,
+            search=self.code_search,
+            redis=self._redis(),
+            budgets=Budgets(
+                self._redis(),
+                user=Allowance(tokens=settings.user_tokens_per_day, usd=settings.user_usd_per_day),
+                day=Allowance(tokens=settings.tokens_per_day, usd=settings.usd_per_day),
+            ),
+        )
+
+    def test_execution(self) -> AnyHandler:
+        """The handler of ``test-execution``."""
+        from corral.jobs.test_execution.comparison import Baselines  # noqa: PLC0415
+        from corral.jobs.test_execution.handler import TestExecutionHandler  # noqa: PLC0415
+
+        return TestExecutionHandler(
+            projects=self.projects,
+            workspaces=self.workspaces,
+            runner=self.test_runner,
+            baselines=Baselines(self._redis()),
+            timeout=self.settings.test_timeout,
+        )
+
+    def pr_creation(self) -> AnyHandler:
+        """The handler of ``pr-creation``."""
+        from corral.adapters.secrets import BetterleaksScanner  # noqa: PLC0415
+        from corral.jobs.pr_creation.handler import PrCreationHandler  # noqa: PLC0415
+        from corral.jobs.pr_creation.records import PullRequestRecords  # noqa: PLC0415
+
+        return PrCreationHandler(
+            projects=self.projects,
+            workspaces=self.workspaces,
+            forges=self.forges,
+            records=PullRequestRecords(self._redis()),
+            scanner=BetterleaksScanner(),
+            task_url=self.settings.task_url,
+        )
+
+    def codebase_indexing(self) -> AnyHandler:
+        """The handler of ``codebase-indexing``."""
+        from corral.jobs.codebase_indexing.handler import CodebaseIndexingHandler  # noqa: PLC0415
+
+        return CodebaseIndexingHandler(self.projects, self.workspaces, self.index_store, self.embedder)
+
+
+class _WhenNeeded:
+    """A handler that is made for its first job."""
+
+    def __init__(self, make: Callable[[], AnyHandler]) -> None:
+        self._make = make
+        self._handler: AnyHandler | None = None
+
+    async def __call__(self, job: Job[Any]) -> Any:
+        """Run the job."""
+        if self._handler is None:
+            # Imports of a second or more must not hold up the other lanes of the loop.
+            self._handler = await asyncio.to_thread(self._make)
+        return await self._handler(job)
+
+
+def builtin_job_types(parts: Parts, defaults: JobOptions) -> tuple[JobTypeSpec, ...]:
+    """The four job types.
+
+    Args:
+        parts: Their handlers' parts.
+        defaults: Options of their jobs.
+    """
+    settings = parts.settings
+    limit = (
+        RateLimit(max_jobs=settings.rate_limit_max, duration=settings.rate_limit_duration)
+        if settings.rate_limit_max
+        else None
+    )
+    return tuple(
+        JobTypeSpec(
+            name=str(name),
+            payload=payload,
+            result=result,
+            handler=_WhenNeeded(make),
+            rate_limit=limit,
+            defaults=defaults,
+            description=payload.__doc__ or "",
+        )
+        for name, payload, result, make in (
+            (JobType.CODE_GENERATION, CodeGeneration, CodeGenerationResult, parts.code_generation),
+            (JobType.TEST_EXECUTION, TestExecution, TestReport, parts.test_execution),
+            (JobType.PR_CREATION, PrCreation, PrResult, parts.pr_creation),
+            (JobType.CODEBASE_INDEXING, CodebaseIndexing, IndexingResult, parts.codebase_indexing),
+        )
+    )
