@@ -88,6 +88,15 @@ class Corral:
         where = str(parse_redis_url(self._url)) if self._url is not None else "embedded"
         return f"<Corral {where} prefix={self.prefix!r} {len(self._types)} job types>"
 
+    def twin(self) -> Corral:
+        """Another one with the same settings and job types, present and future, but connections of its own.
+
+        For a second event loop or a forked process; a ``Corral`` belongs to one.
+        """
+        other = Corral(self._url, prefix=self.prefix, settings=self.settings)
+        other._types = self._types
+        return other
+
     # --- life
 
     async def connect(self) -> None:
