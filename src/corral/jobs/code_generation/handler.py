@@ -35,14 +35,7 @@ from corral.queue.job import Job
 from corral.settings import Settings
 
 _LARGEST_DIFF = 1_000_000
-_STATUS = {
-    "A": FileStatus.ADDED,
-    "added": FileStatus.ADDED,
-    "D": FileStatus.DELETED,
-    "deleted": FileStatus.DELETED,
-    "R": FileStatus.RENAMED,
-    "renamed": FileStatus.RENAMED,
-}
+_STATUS = {status.value: status for status in FileStatus}
 
 
 class CodeGenerationHandler:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import json
+import shutil
+import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 from corral.adapters.llm.budgets import Allowance, Budgets, Exceeded
 from corral.adapters.llm.port import LanguageModel, ModelAnswer, ModelRequest, Usage
-from corral.errors import ConfigurationError, LlmFailed, SearchFailed
+from corral.errors import ConfigurationError, LlmFailed, SearchFailed, Unrecoverable
 from corral.jobs.code_generation.journal import Journal
 from corral.jobs.code_generation.log_stream import LogStream
 from corral.jobs.code_generation.parts import CodeSearchLike, OpenModel, RunsTests
@@ -30,6 +33,8 @@ from corral.queue.job import Job
 
 _LASTING = frozenset({"quota_exceeded", "authentication", "model_not_found", "rejected"})
 """Failures of one model that another may not have, and that waiting does not mend."""
+_NOTHING_RAN = frozenset({"no_tests_collected", "tests_not_run"})
+"""Reasons of a test run that never reached a test case."""
 _CHARACTERS_PER_TOKEN = 3.2
 """Of code, on the safe side, for models whose tokenizer isn't at hand."""
 
@@ -175,7 +180,7 @@ class Session:
         except TimeoutError:
             raise BudgetUsedUp(self._out_of_time()) from None
         finally:
-            with suppress(Exception):  # the log must not hide how the call ended
+            with contextlib.suppress(Exception):  # the log must not hide how the call ended
                 await log.close()
         for call in answer.tool_calls:
             await self.job.log(f"→ {call.name} {call.arguments[:500]}")
@@ -297,14 +302,23 @@ class Session:
         started = time.monotonic()
 
         async def run() -> str:
-            report = await tests.run(
-                self.worktree.root,
-                command=command,
-                commit=self.base,
-                setup_command=self._setup_command,
-                timeout=self._test_timeout,
-                project_id=self.task.project_id,
-            )
+            async with _copy_of(self.worktree.root) as copy:
+                try:
+                    report = await tests.run(
+                        copy,
+                        command=command,
+                        commit=self.base,
+                        setup_command=self._setup_command,
+                        timeout=self._test_timeout,
+                        project_id=self.task.project_id,
+                    )
+                except Unrecoverable as error:
+                    if error.reason not in _NOTHING_RAN:
+                        raise
+                    # The model may mend it: a change can break the import that all tests need, or add the first test.
+                    report = TestReport(
+                        passed=False, runner="command", command=command, commit=self.base, output_tail=str(error)
+                    )
             return report.model_dump_json(by_alias=True)
 
         told, _ = await self.journal.step("tests", f"{command}\n{_digest(self.changed())}", run)
@@ -312,6 +326,40 @@ class Session:
         self.note("check", f"{stage}: {describe(report)}", started)
         await self.job.log(f"tests ({stage}): {describe(report)}")
         return report
+
+
+@contextlib.asynccontextmanager
+async def _copy_of(root: Path) -> AsyncIterator[Path]:
+    """A copy of the worktree, for tests to run in: what they write must not get into the commit."""
+    folder = await asyncio.to_thread(_make_copy, root)
+    try:
+        yield folder / root.name
+    finally:
+        await asyncio.shield(asyncio.to_thread(_remove_tree, folder))
+
+
+def _make_copy(root: Path) -> Path:
+    # Beside the worktree: it goes away with it even when the worker is killed now.
+    folder = Path(tempfile.mkdtemp(prefix="tests-", dir=root.parent))
+    try:
+        shutil.copytree(root, folder / root.name, symlinks=True)
+    except BaseException:
+        _remove_tree(folder)
+        raise
+    return folder
+
+
+def _remove_tree(folder: Path) -> None:
+    """Remove a folder, whatever modes the tests have left in it."""
+
+    def open_up(function: Callable[[str], object], path: str, _: object) -> None:
+        with contextlib.suppress(OSError):
+            Path(path).parent.chmod(0o700)
+            if not Path(path).is_symlink():
+                Path(path).chmod(0o700)
+            function(path)
+
+    shutil.rmtree(folder, onerror=open_up)
 
 
 def describe(report: TestReport) -> str:
