@@ -79,10 +79,8 @@ class WorkspacesLike(Protocol):
         ...
 
 
-class TestRunnerLike(Protocol):
+class RunsTests(Protocol):
     """Runs tests in the sandbox."""
-
-    __test__ = False
 
     async def run(
         self,

@@ -30,12 +30,11 @@ class EndReason(StrEnum):
 
 
 class FileStatus(StrEnum):
-    """What happened to a file."""
+    """What happened to a file; a renamed one is a deleted and an added one."""
 
     ADDED = "added"
     MODIFIED = "modified"
     DELETED = "deleted"
-    RENAMED = "renamed"
 
 
 class ChangedFile(WireModel):

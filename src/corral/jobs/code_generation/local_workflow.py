@@ -1,0 +1,223 @@
+"""The fixed way of a small model: choose the file, write the definitions, let the tests judge, repair, try again.
+
+A model of a few billion parameters neither calls tools nor quotes a file back reliably, but writes one function well
+when it sees the file, the tests and the task. So everything else is done here: the file is chosen from the prompt and
+the code index, the answer's definitions are merged by name, the tests decide, and several candidates are cheap.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+from corral.adapters.llm.port import Finish, Message, ModelAnswer, ModelRequest, Role
+from corral.errors import LlmFailed
+from corral.jobs.code_generation.candidates import Candidates, Outcome
+from corral.jobs.code_generation.context import instructions_of, mentioned_names, relevant_tests, target_file
+from corral.jobs.code_generation.definitions import CannotMergeError, merge_definitions
+from corral.jobs.code_generation.fences import code_of, has_elision
+from corral.jobs.code_generation.result import AppliedEdit, EndReason
+from corral.jobs.code_generation.session import (
+    BudgetUsedUp,
+    Refused,
+    Session,
+    failing,
+    failure_digest,
+    tokens_of,
+)
+from corral.jobs.code_generation.source_text import NotTextError, SourceText, split_lines
+from corral.jobs.code_generation.worktree import PathRefusedError
+from corral.jobs.test_execution.report import TestReport
+
+_ANSWER_TOKENS = 1024
+_LATER_TEMPERATURE = 0.3
+_SYSTEM_DEFINITIONS = (
+    "You are an expert programmer who changes an existing code base. Answer with one fenced code block that holds only "
+    "the new or changed definitions, each complete, and the imports that they need. No explanation."
+)
+_SYSTEM_WHOLE_FILE = (
+    "You are an expert programmer who changes an existing code base. Answer with one fenced code block that holds the "
+    "whole new content of the file, nothing left out. No explanation."
+)
+
+
+class LocalWorkflow:
+    """See the module."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._before: TestReport | None = None
+
+    async def run(self) -> Outcome:
+        """Do it; the session's files are the best candidate's at the end."""
+        session = self._session
+        await session.progress(5, "tests before the change")
+        self._before = await session.run_tests(stage="before")
+        candidates = Candidates(session, self._before)
+        await session.progress(15, "looking")
+        target = await self._choose()
+        ended: EndReason | None = None
+        try:
+            for number in range(1, session.task.candidates + 1):
+                session.account.candidates = number
+                await session.job.log(f"candidate {number} of {session.task.candidates}: {target}")
+                if await self._try(target, number, candidates):
+                    break
+        except BudgetUsedUp as used_up:
+            await session.job.log(str(used_up))
+            ended = EndReason.BUDGET
+        return candidates.conclude(ended)
+
+    async def _choose(self) -> str:
+        session = self._session
+        started = time.monotonic()
+        hits = await session.find_code(session.task.prompt[:1000], limit=10)
+        target = target_file(
+            prompt=session.task.prompt,
+            given=session.task.files,
+            files=session.worktree.files(),
+            found=[hit.path for hit in hits],
+        )
+        session.note("look", f"{target} is the file to change", started)
+        return target
+
+    # --- one candidate
+
+    async def _try(self, target: str, number: int, candidates: Candidates) -> bool:
+        session = self._session
+        session.restore()
+        session.account.edits = []
+        original = self._source(target)
+        by_definition = target.endswith(".py")
+        request = ModelRequest(
+            system=_SYSTEM_DEFINITIONS if by_definition else _SYSTEM_WHOLE_FILE,
+            messages=(Message(role=Role.USER, text=self._question(target, original)),),
+            max_tokens=_ANSWER_TOKENS if by_definition else _ANSWER_TOKENS + tokens_of(original.text),
+            # The first is the most likely answer; the others differ from it and, by their seed, from each other.
+            temperature=0.0 if number == 1 else _LATER_TEMPERATURE,
+            seed=number,
+        )
+        share = 75 / session.task.candidates
+        at = 20 + share * (number - 1)
+        for repair in range(session.task.max_repairs + 1):
+            stage = f"candidate {number}" + (f", repair {repair}" if repair else "")
+            await session.progress(at + share * repair / (session.task.max_repairs + 1), stage)
+            answer = await self._ask(request, stage)
+            complaint = await self._judge(target, original, answer, stage, candidates)
+            if complaint is None:
+                return True
+            if repair < session.task.max_repairs:
+                session.account.repairs += 1
+                request = self._repair_request(request, answer, complaint)
+        return False
+
+    async def _ask(self, request: ModelRequest, stage: str) -> ModelAnswer:
+        while True:
+            try:
+                answer = await self._session.ask(request, purpose=stage)
+            except LlmFailed as error:
+                shorter = _shorten(request) if error.reason == "context_length" else None
+                if shorter is None:
+                    raise
+                request = shorter
+                continue
+            if answer.finish is Finish.REFUSAL:
+                raise Refused(answer.text)
+            return answer
+
+    async def _judge(
+        self, target: str, original: SourceText, answer: ModelAnswer, stage: str, candidates: Candidates
+    ) -> str | None:
+        """Apply an answer to the untouched file and test it: a complaint for the model, or None when all is well."""
+        session = self._session
+        session.restore()
+        started = time.monotonic()
+        try:
+            edits = self._apply(target, original, answer)
+        except (CannotMergeError, NotTextError, PathRefusedError) as error:
+            session.note("edit", f"{stage}: {error}", started)
+            return f"Your code can't be used: {error}."
+        session.note("edit", f"{stage}: {target}", started)
+        session.account.edits = edits
+        wrong = session.syntax_errors()
+        if wrong:
+            return f"Your code is not valid: {wrong}."
+        if not session.changed():
+            return "Your code changes nothing. Write the code that the task asks for."
+        candidate = await candidates.judge(stage=stage)
+        if candidate.passed or candidate.report is None:
+            return None
+        return f"The tests fail with your code:\n\n{failure_digest(candidate.report)}"
+
+    def _apply(self, target: str, original: SourceText, answer: ModelAnswer) -> list[AppliedEdit]:
+        code = code_of(answer.text)
+        if answer.finish is Finish.LENGTH:
+            raise CannotMergeError("it was cut off; be shorter")
+        created = self._session.read(target) is None
+        if not target.endswith(".py"):
+            if has_elision(code):
+                raise CannotMergeError("it leaves a part of the file out; write the whole file")
+            self._session.write(target, original.with_lines(split_lines(code)).encode())
+            return [AppliedEdit(path=target, how="created" if created else "whole-file")]
+        merged = merge_definitions(original.text, code)
+        self._session.write(target, original.with_lines(split_lines(merged.text)).encode())
+        lines = split_lines(merged.text)
+        return [
+            AppliedEdit(path=target, how="created" if created else "definition", line=_line_of(name, lines))
+            for name in (*merged.replaced, *merged.added)
+        ]
+
+    # --- what the model is told
+
+    def _source(self, target: str) -> SourceText:
+        data = self._session.read(target)
+        return SourceText.decode(data) if data is not None else SourceText((), ())
+
+    def _question(self, target: str, original: SourceText) -> str:
+        session = self._session
+        language = "python" if target.endswith(".py") else ""
+        parts = [f"File `{target}`:\n```{language}\n{original.text}```"]
+        room = 5000 - tokens_of(original.text)
+        names = mentioned_names(session.task.prompt)
+        for path, text in relevant_tests(session.worktree, names, failing(self._before), exclude=target):
+            if tokens_of(text) <= room:
+                room -= tokens_of(text)
+                parts.append(f"File `{path}` (do not change it):\n```{language}\n{text}```")
+        notes = instructions_of(session.worktree, limit=1200)
+        if notes and tokens_of(notes) <= room:
+            parts.append(f"Notes of the project:\n{notes}")
+        what = "Write the code that is to be added to" if target.endswith(".py") else "Write the new content of"
+        parts.append(f"Task: {session.task.prompt.strip()}\n\n{what} `{target}`.")
+        return "\n\n".join(parts)
+
+    def _repair_request(self, request: ModelRequest, answer: ModelAnswer, complaint: str) -> ModelRequest:
+        # The first question and the last answer: a small context holds no long history.
+        return request.model_copy(
+            update={
+                "messages": (
+                    request.messages[0],
+                    Message(role=Role.ASSISTANT, text=answer.text),
+                    Message(role=Role.USER, text=f"{complaint}\n\nWrite the corrected code, complete."),
+                )
+            }
+        )
+
+
+def _line_of(name: str, lines: tuple[str, ...]) -> int | None:
+    pattern = re.compile(rf"(async def|def|class) {re.escape(name)}\b|{re.escape(name)}\b.*=")
+    return next((number for number, line in enumerate(lines, start=1) if pattern.match(line)), None)
+
+
+def _shorten(request: ModelRequest) -> ModelRequest | None:
+    """The same question without its last quoted file, or None when only the target is left."""
+    first = request.messages[0]
+    blocks = re.split(r"\n\n(?=File `|Notes of the project:|Task: )", first.text)
+    for index in range(len(blocks) - 1, 0, -1):
+        if not blocks[index].startswith("Task: "):
+            text = "\n\n".join(blocks[:index] + blocks[index + 1 :])
+            return request.model_copy(
+                update={"messages": (first.model_copy(update={"text": text}), *request.messages[1:])}
+            )
+    if len(request.messages) > 1:
+        return request.model_copy(update={"messages": request.messages[:1]})
+    return None

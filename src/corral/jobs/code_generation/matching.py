@@ -1,0 +1,539 @@
+"""Finding the place that a model meant when it quoted a file from memory.
+
+A ladder of ever more forgiving comparisons; each rung is only tried when the one above found nothing, and a rung counts
+only when it finds exactly one place. Nothing ever lands at the better of two places: a tie is a miss.
+
+The fuzzy rungs never write the model's version of lines that it merely quoted. What the model changed (its search text
+against its replacement) is carried over to the lines that are really there; where the two disagree about a line that
+the change touches, it is a miss.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+FUZZY_THRESHOLD = 0.85
+"""Least similarity of a whole block."""
+_FUZZY_MARGIN = 0.1
+"""How much better the best place must be than the second best."""
+_FUZZY_LEAST_LINES = 3
+"""Shorter blocks say too little to be found by resemblance."""
+_FUZZY_MOST_LINES = 400
+_LOOK_ALIKES = str.maketrans(
+    {
+        "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201b": "'", "\u2032": "'", "\u00b4": "'",
+        "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u201f": '"', "\u2033": '"', "\u00ab": '"', "\u00bb": '"',
+        "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-", "\u2015": "-", "\u2212": "-",
+        "\u00a0": " ", "\u2002": " ", "\u2003": " ", "\u2009": " ", "\u202f": " ", "\u3000": " ",
+        "\u200b": None, "\u200c": None, "\u200d": None, "\ufeff": None,
+        "\u2026": "...",
+    }
+)  # fmt: skip
+_ELIDED = re.compile(r"^\s*(?:#|//|/\*|--|<!--|;|%)?\s*(?:\.\.\.|…)\s*(?:\*/|-->)?\s*$")
+_MARKED_ELISION = re.compile(
+    r"^\s*(?:#|//|/\*|--|<!--|;|%)\s*(?:\.\.\.|…).*(?:code|unchanged|rest|existing|same|omitted).*$", re.IGNORECASE
+)
+
+
+class How(StrEnum):
+    """Which rung found the place."""
+
+    EXACT = "exact"
+    TRAILING_SPACE = "trailing-space"
+    LOOK_ALIKES = "look-alikes"
+    INDENTATION = "indentation"
+    SPACING = "spacing"
+    ELIDED = "elided"
+    FUZZY = "fuzzy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """Where a block was found, and what its lines become."""
+
+    start: int
+    """Index of the first line."""
+    end: int
+    """Index after the last line."""
+    lines: tuple[str, ...]
+    """What replaces them."""
+    how: How
+    similarity: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missed:
+    """Why a block has no place; for the model."""
+
+    why: str
+    nearest: str = ""
+    """The lines of the file that come nearest, with their numbers."""
+
+
+def place(lines: Sequence[str], search: Sequence[str], replace: Sequence[str]) -> Placed | Missed:
+    """Find the one place of ``search`` in ``lines``.
+
+    Args:
+        lines: The file.
+        search: What the model says is there.
+        replace: What it shall be instead.
+    """
+    search, replace = _without_blank_edges(search, replace)
+    if not any(line.strip() for line in search):
+        return Missed(why="the search text is empty; quote the lines that are to be changed")
+    for how, normal in _EQUALITIES:
+        found = _places(lines, search, normal)
+        if len(found) > 1:
+            return _several(lines, found)
+        if found:
+            return _equal_place(lines, found[0], search, replace, how)
+    for rung in (_by_indentation, _by_spacing, _by_elision, _by_likeness):
+        outcome = rung(lines, search, replace)
+        if outcome is not None:
+            return outcome
+    return Missed(why="no such lines", nearest=nearest_lines(lines, search))
+
+
+def nearest_lines(lines: Sequence[str], search: Sequence[str], *, context: int = 2) -> str:
+    """The part of the file that resembles ``search`` most, with line numbers."""
+    if not lines:
+        return "(the file is empty)"
+    width = min(max(len(search), 1), len(lines), 40)
+    wanted = [_plain(line) for line in search]
+    have = [_plain(line) for line in lines]
+    words = set(" ".join(wanted).split())
+    start = max(
+        range(len(lines) - width + 1),
+        key=lambda at: (len(words & set(" ".join(have[at : at + width]).split())), -at),
+    )
+    first, last = max(0, start - context), min(len(lines), start + width + context)
+    return "\n".join(f"{number}: {lines[number - 1]}" for number in range(first + 1, last + 1))
+
+
+# --- rungs of equal lines
+
+
+def _trailing(line: str) -> str:
+    return line.rstrip()
+
+
+def plain_characters(line: str) -> str:
+    """The line with typographic characters replaced by what a keyboard has."""
+    return unicodedata.normalize("NFC", line.translate(_LOOK_ALIKES)).rstrip()
+
+
+def _plain(line: str) -> str:
+    return " ".join(plain_characters(line).split())
+
+
+_EQUALITIES: tuple[tuple[How, Callable[[str], str]], ...] = (
+    (How.EXACT, lambda line: line),
+    (How.TRAILING_SPACE, _trailing),
+    (How.LOOK_ALIKES, plain_characters),
+)
+
+
+def _places(lines: Sequence[str], search: Sequence[str], normal: Callable[[str], str]) -> list[int]:
+    wanted = [normal(line) for line in search]
+    have = [normal(line) for line in lines]
+    width = len(wanted)
+    first = wanted[0]
+    return [at for at in range(len(have) - width + 1) if have[at] == first and have[at : at + width] == wanted]
+
+
+def _several(lines: Sequence[str], found: Sequence[int]) -> Missed:
+    numbers = ", ".join(str(at + 1) for at in found[:5])
+    return Missed(
+        why=f"these lines occur {len(found)} times (at lines {numbers}); quote more lines around the one you mean",
+        nearest="\n".join(f"{at + 1}: {lines[at]}" for at in found[:5]),
+    )
+
+
+def _equal_place(
+    lines: Sequence[str], start: int, search: Sequence[str], replace: Sequence[str], how: How
+) -> Placed | Missed:
+    end = start + len(search)
+    new = tuple(replace) if how is How.EXACT else _carried(lines[start:end], search, replace)
+    return Placed(start=start, end=end, lines=new, how=how)
+
+
+def _carried(
+    real: Sequence[str], search: Sequence[str], replace: Sequence[str], adapt: Callable[[str], str] = lambda line: line
+) -> tuple[str, ...]:
+    """The replacement, with every line that the model only quoted as it really is; both have as many lines."""
+    new: list[str] = []
+    matcher = difflib.SequenceMatcher(None, list(search), list(replace), autojunk=False)
+    for tag, old_start, old_end, new_start, new_end in matcher.get_opcodes():
+        if tag == "equal":
+            new.extend(real[old_start:old_end])
+        else:
+            new.extend(adapt(line) for line in replace[new_start:new_end])
+    return tuple(new)
+
+
+def _without_blank_edges(search: Sequence[str], replace: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Blank lines around both texts belong to how it was written down, not to the change."""
+    search, replace = list(search), list(replace)
+    while search and replace and not search[0].strip() and not replace[0].strip():
+        del search[0], replace[0]
+    while search and replace and not search[-1].strip() and not replace[-1].strip():
+        del search[-1], replace[-1]
+    return search, replace
+
+
+# --- indentation
+
+
+def _by_indentation(lines: Sequence[str], search: Sequence[str], replace: Sequence[str]) -> Placed | Missed | None:
+    """The same lines, all indented otherwise: lost, shifted, or tabs for spaces."""
+    found = _places(lines, search, lambda line: plain_characters(line).strip())
+    if not found:
+        return None
+    if len(found) > 1:
+        return _several(lines, found)
+    start, end = found[0], found[0] + len(search)
+    mapping = _indentation_map(search, lines[start:end])
+    adapt = _indenter(mapping) if mapping is not None else None
+    if adapt is None:
+        return Missed(
+            why="these lines are there, but with another indentation than the one that you quoted",
+            nearest=nearest_lines(lines, search),
+        )
+    try:
+        new = _carried(lines[start:end], search, replace, adapt)
+    except _UnknownIndentationError:
+        return Missed(
+            why="these lines are indented otherwise in the file, so the new lines' indentation can't be told",
+            nearest=nearest_lines(lines, search),
+        )
+    return Placed(start=start, end=end, lines=new, how=How.INDENTATION)
+
+
+class _UnknownIndentationError(ValueError):
+    pass
+
+
+def _indent(line: str) -> str:
+    return line[: len(line) - len(line.lstrip())]
+
+
+def _indentation_map(search: Sequence[str], real: Sequence[str]) -> dict[str, str] | None:
+    """What each quoted indentation really is; None when one of them stands for two."""
+    mapping: dict[str, str] = {}
+    for quoted, actual in zip(search, real, strict=True):
+        if not quoted.strip():
+            continue
+        if mapping.setdefault(_indent(quoted), _indent(actual)) != _indent(actual):
+            return None
+    return mapping
+
+
+def _indenter(mapping: dict[str, str]) -> Callable[[str], str]:
+    shifts = {
+        (_common_prefix_cut(quoted, actual)) for quoted, actual in mapping.items()
+    }  # the same text put before, or cut off, everywhere
+    unit_quoted, unit_real = _unit(list(mapping)), _unit(list(mapping.values()))
+
+    def adapt(line: str) -> str:
+        if not line.strip():
+            return ""
+        quoted = _indent(line)
+        if quoted in mapping:
+            return mapping[quoted] + line[len(quoted) :]
+        if len(shifts) == 1:
+            added, cut = next(iter(shifts))
+            if added is not None and not cut:
+                return added + line
+            if cut and not added and quoted.startswith(cut):
+                return line[len(cut) :]
+        # Levels: as many units deeper than the nearest known one.
+        if unit_quoted and unit_real:
+            known = max((one for one in mapping if quoted.startswith(one)), key=len, default=None)
+            if known is not None:
+                rest = quoted[len(known) :]
+                levels, odd = divmod(len(rest), len(unit_quoted))
+                if not odd and rest == unit_quoted * levels:
+                    return mapping[known] + unit_real * levels + line[len(quoted) :]
+        raise _UnknownIndentationError
+
+    return adapt
+
+
+def _common_prefix_cut(quoted: str, actual: str) -> tuple[str | None, str]:
+    """How to get from one indentation to the other by putting text before it, or cutting text off its start."""
+    if actual.endswith(quoted):
+        return actual[: len(actual) - len(quoted)], ""
+    if quoted.endswith(actual):
+        return "", quoted[: len(quoted) - len(actual)]
+    return None, ""
+
+
+def _unit(indents: Sequence[str]) -> str:
+    """The text of one level, as far as the indentations tell."""
+    steps = sorted({one for one in indents if one}, key=len)
+    if not steps:
+        return ""
+    if all(set(one) == {"\t"} for one in steps):
+        return "\t"
+    if not all(set(one) == {" "} for one in steps):
+        return ""
+    lengths = [len(one) for one in sorted(set(indents), key=len)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(lengths) if later > earlier]
+    if not gaps:
+        return " " * lengths[0] if lengths[0] in {2, 4, 8} else ""
+    smallest = min(gaps)
+    return " " * smallest if all(gap % smallest == 0 for gap in gaps) else ""
+
+
+# --- white space inside lines, and blank lines
+
+
+def _dense(line: str) -> str:
+    """The line without any white space: what is left when only spacing differs."""
+    return "".join(plain_characters(line).split())
+
+
+def _by_spacing(lines: Sequence[str], search: Sequence[str], replace: Sequence[str]) -> Placed | Missed | None:
+    """The same lines but for white space inside them and for blank lines."""
+    wanted = [_dense(line) for line in search if line.strip()]
+    solid = [at for at, line in enumerate(lines) if line.strip()]
+    have = [_dense(lines[at]) for at in solid]
+    width = len(wanted)
+    found = [at for at in range(len(have) - width + 1) if have[at] == wanted[0] and have[at : at + width] == wanted]
+    if not found:
+        return None
+    if len(found) > 1:
+        return _several(lines, [solid[at] for at in found])
+    start, end = solid[found[0]], solid[found[0] + width - 1] + 1
+    return _merged(lines, start, end, search, replace, how=How.SPACING, similarity=1.0)
+
+
+# --- elided lines
+
+
+def _is_elision(line: str) -> bool:
+    return bool(_ELIDED.match(line) or _MARKED_ELISION.match(line))
+
+
+def _by_elision(lines: Sequence[str], search: Sequence[str], replace: Sequence[str]) -> Placed | Missed | None:
+    """Lines left out by a remark such as ``# ...`` are filled in from the file, on both sides."""
+    quoted, wanted = _segments(search), _segments(replace)
+    if len(quoted) == 1:
+        return None
+    if len(wanted) != len(quoted):
+        return Missed(
+            why="you left lines out of the search text but not as many times out of the replacement, so what stays "
+            "can't be told; quote all lines",
+            nearest=nearest_lines(lines, search),
+        )
+    if any(not any(line.strip() for line in segment) for segment in quoted):
+        return Missed(why="quote at least one line before and after what you leave out")
+    at = 0
+    full_search: list[str] = []
+    full_replace: list[str] = []
+    start = 0
+    for index, segment in enumerate(quoted):
+        found = _places(lines[at:], segment, plain_characters)
+        if len(found) != 1:
+            return Missed(
+                why="you left lines out, and the lines around them are not found exactly once; quote all lines",
+                nearest=nearest_lines(lines, segment),
+            )
+        here = at + found[0]
+        if index == 0:
+            start = here
+        else:
+            elided = list(lines[at:here])
+            full_search += elided
+            full_replace += elided
+        full_search += segment
+        full_replace += wanted[index]
+        at = here + len(segment)
+    new = _carried(lines[start:at], full_search, full_replace)
+    return Placed(start=start, end=at, lines=new, how=How.ELIDED)
+
+
+def _segments(lines: Sequence[str]) -> list[list[str]]:
+    segments: list[list[str]] = [[]]
+    for line in lines:
+        if _is_elision(line):
+            segments.append([])
+        else:
+            segments[-1].append(line)
+    # A remark at the very start or end leaves out what isn't quoted anyway.
+    while len(segments) > 1 and not any(line.strip() for line in segments[0]):
+        del segments[0]
+    while len(segments) > 1 and not any(line.strip() for line in segments[-1]):
+        del segments[-1]
+    return segments
+
+
+# --- resemblance
+
+
+def _by_likeness(lines: Sequence[str], search: Sequence[str], replace: Sequence[str]) -> Placed | Missed | None:
+    wanted = [_plain(line) for line in search]
+    if len([line for line in wanted if line]) < _FUZZY_LEAST_LINES or len(wanted) > _FUZZY_MOST_LINES:
+        return None
+    have = [_plain(line) for line in lines]
+    scored = _windows(have, wanted)
+    if not scored:
+        return None
+    score, start, end = scored[0]
+    if score < FUZZY_THRESHOLD:
+        return None
+    rival = next((other for other, a, b in scored[1:] if b <= start or a >= end), 0.0)
+    if score - rival < _FUZZY_MARGIN:
+        return Missed(
+            why="two places resemble these lines about equally; quote them exactly",
+            nearest=nearest_lines(lines, search),
+        )
+    return _merged(lines, start, end, search, replace, how=How.FUZZY, similarity=round(score, 3))
+
+
+def _windows(have: Sequence[str], wanted: Sequence[str]) -> list[tuple[float, int, int]]:
+    """The stretches of the file that resemble the block, best first: score, start, end."""
+    width = len(wanted)
+    known = {line for line in wanted if line}
+    weight = sum(len(line) for line in wanted) or 1
+    likely: list[tuple[float, int]] = []
+    for start in range(max(1, len(have) - width + 1)):
+        window = have[start : start + width]
+        shared = sum(len(line) for line in window if line in known)
+        if shared >= 0.4 * weight:  # below, no alignment can reach the threshold with whole lines missing
+            likely.append((shared, start))
+    likely.sort(reverse=True)
+    scored: list[tuple[float, int, int]] = []
+    for _, start in likely[:40]:
+        best = (0.0, 0)
+        for size in range(max(1, width - 3), width + 4):
+            window = have[start : start + size]
+            score = _likeness(window, wanted)
+            if score > best[0]:
+                best = (score, start + len(window))
+        scored.append((best[0], start, best[1]))
+    scored.sort(key=lambda item: (-item[0], item[1]))
+    return scored
+
+
+def _likeness(window: Sequence[str], wanted: Sequence[str]) -> float:
+    total = sum(max(len(line), 1) for line in window) + sum(max(len(line), 1) for line in wanted)
+    shared = 0.0
+    for a, b, ratio in _aligned(window, wanted):
+        shared += ratio * (max(len(window[a]), 1) + max(len(wanted[b]), 1))
+    return shared / total
+
+
+def _aligned(have: Sequence[str], wanted: Sequence[str]) -> list[tuple[int, int, float]]:
+    """Which line is which, in order: index in ``have``, index in ``wanted``, similarity."""
+    pairs: list[tuple[int, int, float]] = []
+    matcher = difflib.SequenceMatcher(None, list(have), list(wanted), autojunk=False)
+    for tag, a1, a2, b1, b2 in matcher.get_opcodes():
+        if tag == "equal":
+            pairs.extend((a, b, 1.0) for a, b in zip(range(a1, a2), range(b1, b2), strict=True))
+        elif tag == "replace" and a2 - a1 == b2 - b1:
+            for a, b in zip(range(a1, a2), range(b1, b2), strict=True):
+                ratio = difflib.SequenceMatcher(None, have[a], wanted[b], autojunk=False).ratio()
+                if ratio >= _PAIRED_LINES:
+                    pairs.append((a, b, ratio))
+    return pairs
+
+
+_PAIRED_LINES = 0.6
+"""Least similarity of two lines that are taken for versions of one."""
+
+
+# --- carrying a change over to lines that differ from the quoted ones
+
+
+def _merged(
+    lines: Sequence[str],
+    start: int,
+    end: int,
+    search: Sequence[str],
+    replace: Sequence[str],
+    *,
+    how: How,
+    similarity: float,
+) -> Placed | Missed:
+    """Apply what the model changed to the lines that are really there, or say why that can't be told."""
+    real = list(lines[start:end])
+    known = _Known(real, search)
+    mapping = _indentation_map(*known.equal_lines())
+    if mapping is None:
+        return _conflict(lines, search, "the indentation differs from line to line")
+    adapt = _indenter(mapping)
+    new: list[str] = []
+    copied = 0
+    matcher = difflib.SequenceMatcher(None, list(search), list(replace), autojunk=False)
+    for tag, old_start, old_end, new_start, new_end in matcher.get_opcodes():
+        if tag == "equal":
+            continue
+        span = known.span(old_start, old_end)
+        if span is None or span[0] < copied:
+            return _conflict(lines, search, "the lines that you change are not what you quoted")
+        new.extend(real[copied : span[0]])
+        try:
+            new.extend(adapt(line) for line in replace[new_start:new_end])
+        except _UnknownIndentationError:
+            return _conflict(lines, search, "the new lines' indentation can't be told")
+        copied = span[1]
+    new.extend(real[copied:])
+    return Placed(start=start, end=end, lines=tuple(new), how=how, similarity=similarity)
+
+
+class _Known:
+    """Which real line each quoted line is, as far as that is certain."""
+
+    def __init__(self, real: Sequence[str], search: Sequence[str]) -> None:
+        self._real = real
+        self._search = search
+        pairs = _aligned([_dense(line) for line in real], [_dense(line) for line in search])
+        #: The real line of a quoted one, for those that are equal but for white space.
+        self._where = {quoted: actual for actual, quoted, _ in pairs if _dense(real[actual]) == _dense(search[quoted])}
+
+    def equal_lines(self) -> tuple[list[str], list[str]]:
+        """Quoted and real lines that are the same, side by side."""
+        solid = [at for at in sorted(self._where) if self._search[at].strip()]
+        return [self._search[at] for at in solid], [self._real[self._where[at]] for at in solid]
+
+    def span(self, start: int, end: int) -> tuple[int, int] | None:
+        """The real lines that the quoted lines ``start`` to ``end`` are; None when that is not certain."""
+        touched = [at for at in range(start, end) if self._search[at].strip()]
+        return self._touched_span(touched) if touched else self._gap(start, end)
+
+    def _touched_span(self, touched: Sequence[int]) -> tuple[int, int] | None:
+        if any(at not in self._where for at in touched):
+            return None
+        first, last = self._where[touched[0]], self._where[touched[-1]]
+        between = [line for line in self._real[first : last + 1] if line.strip()]
+        # Otherwise the file has lines in between that the model didn't know of.
+        return (first, last + 1) if len(between) == len(touched) else None
+
+    def _gap(self, start: int, end: int) -> tuple[int, int] | None:
+        """Where an insertion goes: both neighbours must be known, and be neighbours in the file too."""
+        before = next((at for at in range(start - 1, -1, -1) if self._search[at].strip()), None)
+        after = next((at for at in range(end, len(self._search)) if self._search[at].strip()), None)
+        if any(at is not None and at not in self._where for at in (before, after)) or (
+            before is None and after is None
+        ):
+            return None
+        left = self._where[before] + 1 if before is not None else None
+        right = self._where[after] if after is not None else None
+        if left is None or right is None:
+            edge = right if left is None else left
+            return None if edge is None else (edge, edge)
+        if any(line.strip() for line in self._real[left:right]):
+            return None
+        # Blank lines in between stay, unless the model quoted and changed them.
+        return (left, right) if end > start else (left, left)
+
+
+def _conflict(lines: Sequence[str], search: Sequence[str], why: str) -> Missed:
+    return Missed(why=f"{why}; quote the present lines", nearest=nearest_lines(lines, search))

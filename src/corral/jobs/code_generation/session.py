@@ -1,0 +1,401 @@
+"""One attempt at one job: everything the workflows do to the outside goes through here.
+
+It asks the model (budgets, fallback, journal, log), runs the tests (journal), writes files (so that a candidate can be
+taken back), and keeps the account that becomes the result.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+from corral.adapters.llm.budgets import Allowance, Budgets, Exceeded
+from corral.adapters.llm.port import LanguageModel, ModelAnswer, ModelRequest, Usage
+from corral.errors import ConfigurationError, LlmFailed, SearchFailed, Unrecoverable
+from corral.jobs.code_generation.journal import Journal
+from corral.jobs.code_generation.log_stream import LogStream
+from corral.jobs.code_generation.parts import CodeSearchLike, OpenModel, RunsTests
+from corral.jobs.code_generation.payload import CodeGeneration
+from corral.jobs.code_generation.result import AppliedEdit, Step
+from corral.jobs.code_generation.worktree import Worktree
+from corral.jobs.test_execution.report import CaseOutcome, TestReport
+from corral.queue.job import Job
+
+_LASTING = frozenset({"quota_exceeded", "authentication", "model_not_found", "rejected"})
+"""Failures of one model that another may not have, and that waiting does not mend."""
+_NOTHING_RAN = frozenset({"no_tests_collected", "tests_not_run"})
+"""Reasons of a test run that never reached a test case."""
+_CHARACTERS_PER_TOKEN = 3.2
+"""Of code, on the safe side, for models whose tokenizer isn't at hand."""
+
+
+class BudgetUsedUp(Exception):  # noqa: N818 - it ends the work, it is not an error
+    """No further call may be made."""
+
+    def __init__(self, exceeded: Exceeded) -> None:
+        super().__init__(str(exceeded))
+        self.exceeded = exceeded
+
+
+class Refused(Exception):  # noqa: N818 - likewise
+    """The model would not do it; the message is what it said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeHit:
+    """One answer of the code index."""
+
+    path: str
+    start_line: int
+    end_line: int
+    symbol: str | None
+    score: float
+    text: str
+
+
+@dataclass
+class Account:
+    """What the job did so far."""
+
+    steps: list[Step] = field(default_factory=list)
+    edits: list[AppliedEdit] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+    requests: int = 0
+    cache_hits: int = 0
+    repairs: int = 0
+    candidates: int = 1
+    models_failed: dict[str, str] = field(default_factory=dict)
+
+
+class Session:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        job: Job[CodeGeneration],
+        worktree: Worktree,
+        base: str,
+        models: list[str],
+        open_model: OpenModel,
+        budgets: Budgets | None,
+        allowance: Allowance,
+        deadline: float | None,
+        journal: Journal,
+        tests: RunsTests | None,
+        test_command: str | None,
+        setup_command: str | None,
+        test_timeout: timedelta,
+        search: CodeSearchLike | None,
+    ) -> None:
+        self.job = job
+        self.task = job.data
+        self.worktree = worktree
+        self.base = base
+        self.test_command = test_command if tests is not None else None
+        self.account = Account()
+        self.journal = journal
+        self._models = models
+        self._open_model = open_model
+        self._model: LanguageModel | None = None
+        self._budgets = budgets
+        self._allowance = allowance
+        self._deadline = deadline
+        self._tests = tests
+        self._setup_command = setup_command
+        self._test_timeout = test_timeout
+        self._search = search
+        self._originals: dict[str, bytes | None] = {}
+        self._percent = 0.0
+
+    # --- telling
+
+    async def progress(self, percent: float, stage: str) -> None:
+        """Say how far it is; never goes back."""
+        self._percent = max(self._percent, min(percent, 100.0))
+        await self.job.progress({"percent": round(self._percent, 1), "stage": stage})
+
+    def note(self, kind: str, detail: str, started: float) -> None:
+        """Write a step down."""
+        self.account.steps.append(Step(kind=kind, detail=detail, seconds=round(time.monotonic() - started, 3)))
+
+    # --- the model
+
+    async def model(self) -> LanguageModel:
+        """The model in use."""
+        while self._model is None:
+            try:
+                self._model = await self._open_model(self._models[0])
+            except ConfigurationError as error:
+                if len(self._models) == 1:
+                    raise
+                await self._give_up_on(self._models[0], str(error))
+        return self._model
+
+    async def ask(self, request: ModelRequest, *, purpose: str) -> ModelAnswer:
+        """One answer, from the journal, the cache or the provider.
+
+        Raises:
+            BudgetUsedUp: Checked before each call.
+            LlmFailed: Nobody left who could answer; ``context_length`` is for the caller to mend.
+        """
+        started = time.monotonic()
+        while True:
+            model = await self.model()
+            question = f"{model.name}\n{request.model_dump_json(exclude={'messages': {'__all__': {'native'}}})}"
+            try:
+                told, resumed = await self.journal.step("ask", question, partial(self._call, model, request))
+                break
+            except LlmFailed as error:
+                last_attempt = self.job.attempt >= self.job.max_attempts
+                lasting = error.reason in _LASTING or (error.retryable and error.retry_after is None and last_attempt)
+                if len(self._models) == 1 or not lasting:
+                    raise
+                await self._give_up_on(model.name, str(error))
+        answer = ModelAnswer.model_validate_json(told)
+        self.account.requests += 1
+        if answer.from_cache:
+            self.account.cache_hits += 1
+        else:
+            self.account.usage += answer.usage
+        self.note("ask", f"{purpose}: {answer.model}{' (resumed)' if resumed else ''}", started)
+        return answer
+
+    async def _call(self, model: LanguageModel, request: ModelRequest) -> str:
+        await self._check_budget()
+        log = LogStream(self.job.log)
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                answer = await model.complete(request, on_text=log.write)
+        except TimeoutError:
+            raise BudgetUsedUp(self._out_of_time()) from None
+        finally:
+            with contextlib.suppress(Exception):  # the log must not hide how the call ended
+                await log.close()
+        for call in answer.tool_calls:
+            await self.job.log(f"→ {call.name} {call.arguments[:500]}")
+        if self._budgets is not None and not answer.from_cache:
+            await self._budgets.spend(job_id=self._spender, user_id=self.task.user_id, usage=answer.usage)
+        return answer.model_dump_json()
+
+    async def _check_budget(self) -> None:
+        if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
+            raise BudgetUsedUp(self._out_of_time())
+        spent = self.account.usage
+        for unit, allowed, used in (
+            ("tokens", self._allowance.tokens, spent.tokens),
+            ("usd", self._allowance.usd, spent.usd or 0.0),
+        ):
+            if allowed is not None and used >= allowed:
+                raise BudgetUsedUp(Exceeded(scope="job", unit=unit, allowed=allowed, used=used))
+        if self._budgets is not None:
+            exceeded = await self._budgets.check(job_id=self._spender, user_id=self.task.user_id, job=self._allowance)
+            if exceeded is not None:
+                raise BudgetUsedUp(exceeded)
+
+    def _out_of_time(self) -> Exceeded:
+        seconds = self.task.budget.seconds or 0.0
+        return Exceeded(scope="job", unit="seconds", allowed=seconds, used=seconds)
+
+    @property
+    def _spender(self) -> str:
+        # The job's own id is reused when a finished job is added again; the task with it is the job that people mean.
+        return f"{self.task.project_id}:{self.task.task_id}:{self.job.id}"
+
+    async def _give_up_on(self, name: str, why: str) -> None:
+        self.account.models_failed[name] = why
+        await self.job.log(f"{name} can't do it ({why}); going on with {self._models[1]}")
+        self._models = self._models[1:]
+        self._model = None
+
+    # --- the code index
+
+    async def find_code(self, query: str, *, limit: int) -> list[CodeHit]:
+        """What the code index has; nothing when there is none."""
+        if self._search is None:
+            return []
+        search = self._search
+
+        async def look() -> str:
+            try:
+                hits = await search.search(self.task.project_id, query, limit=limit)
+            except SearchFailed as error:
+                await self.job.log(f"code search: {error}")
+                return "[]"
+            return json.dumps(
+                [[hit.path, hit.start_line, hit.end_line, hit.symbol, round(hit.score, 4), hit.text] for hit in hits]
+            )
+
+        told, _ = await self.journal.step("search", f"{query}\n{limit}", look)
+        return [
+            CodeHit(path=path, start_line=start, end_line=end, symbol=symbol, score=score, text=text)
+            for path, start, end, symbol, score, text in json.loads(told)
+        ]
+
+    # --- files
+
+    def read(self, path: str) -> bytes | None:
+        """A file as it is now; see ``Worktree.read``."""
+        return self.worktree.read(path)
+
+    def write(self, path: str, data: bytes | None) -> None:
+        """Write a file, or remove it (None), so that ``restore`` can take it back."""
+        path = self.worktree.clean(path)
+        before = self.worktree.read(path)
+        if data is None:
+            self.worktree.remove(path)
+        else:
+            self.worktree.write(path, data)
+        self._originals.setdefault(path, before)
+
+    def changed(self) -> dict[str, bytes | None]:
+        """The files that differ from the base, as they are now; None means removed."""
+        now = {path: self.worktree.read(path) for path in self._originals}
+        return {path: data for path, data in now.items() if data != self._originals[path]}
+
+    def restore(self, files: Mapping[str, bytes | None] | None = None) -> None:
+        """Take all changes back, then make those in ``files``."""
+        for path, data in self._originals.items():
+            self._put(path, data)
+        for path, data in (files or {}).items():
+            self.write(path, data)
+
+    def _put(self, path: str, data: bytes | None) -> None:
+        if data is not None:
+            self.worktree.write(path, data)
+        elif self.worktree.read(path) is not None:
+            self.worktree.remove(path)
+
+    def syntax_errors(self) -> str:
+        """What doesn't parse among the changed files, for the model; empty when all does."""
+        said: list[str] = []
+        for path, data in sorted(self.changed().items()):
+            if data is None:
+                continue
+            try:
+                if path.endswith((".py", ".pyi")):
+                    ast.parse(data, filename=path)
+                elif path.endswith(".json"):
+                    json.loads(data)
+            except (SyntaxError, ValueError) as error:
+                line = getattr(error, "lineno", None)
+                said.append(f"{path}, line {line}: {getattr(error, 'msg', error)}")
+        return "\n".join(said)
+
+    # --- tests
+
+    async def run_tests(self, *, stage: str) -> TestReport | None:
+        """What the tests say now; None without a test command."""
+        if self._tests is None or self.test_command is None:
+            return None
+        tests, command = self._tests, self.test_command
+        started = time.monotonic()
+
+        async def run() -> str:
+            async with _copy_of(self.worktree.root) as copy:
+                try:
+                    report = await tests.run(
+                        copy,
+                        command=command,
+                        commit=self.base,
+                        setup_command=self._setup_command,
+                        timeout=self._test_timeout,
+                        project_id=self.task.project_id,
+                    )
+                except Unrecoverable as error:
+                    if error.reason not in _NOTHING_RAN:
+                        raise
+                    # The model may mend it: a change can break the import that all tests need, or add the first test.
+                    report = TestReport(
+                        passed=False, runner="command", command=command, commit=self.base, output_tail=str(error)
+                    )
+            return report.model_dump_json(by_alias=True)
+
+        told, _ = await self.journal.step("tests", f"{command}\n{_digest(self.changed())}", run)
+        report = TestReport.model_validate_json(told)
+        self.note("check", f"{stage}: {describe(report)}", started)
+        await self.job.log(f"tests ({stage}): {describe(report)}")
+        return report
+
+
+@contextlib.asynccontextmanager
+async def _copy_of(root: Path) -> AsyncIterator[Path]:
+    """A copy of the worktree, for tests to run in: what they write must not get into the commit."""
+    folder = await asyncio.to_thread(_make_copy, root)
+    try:
+        yield folder / root.name
+    finally:
+        await asyncio.shield(asyncio.to_thread(_remove_tree, folder))
+
+
+def _make_copy(root: Path) -> Path:
+    # Beside the worktree: it goes away with it even when the worker is killed now.
+    folder = Path(tempfile.mkdtemp(prefix="tests-", dir=root.parent))
+    try:
+        shutil.copytree(root, folder / root.name, symlinks=True)
+    except BaseException:
+        _remove_tree(folder)
+        raise
+    return folder
+
+
+def _remove_tree(folder: Path) -> None:
+    """Remove a folder, whatever modes the tests have left in it."""
+
+    def open_up(function: Callable[[str], object], path: str, _: object) -> None:
+        with contextlib.suppress(OSError):
+            Path(path).parent.chmod(0o700)
+            if not Path(path).is_symlink():
+                Path(path).chmod(0o700)
+            function(path)
+
+    shutil.rmtree(folder, onerror=open_up)
+
+
+def describe(report: TestReport) -> str:
+    """A report in one line."""
+    if not report.total:
+        return "passed" if report.passed else f"failed (exit code {report.exit_code}, {report.ending})"
+    failed = report.failed + report.errors
+    return f"{report.succeeded} of {report.total} pass" + (f", {failed} fail" if failed else "")
+
+
+def failing(report: TestReport | None) -> set[str]:
+    """Names of the tests that do not pass."""
+    if report is None:
+        return set()
+    return {
+        f"{case.file or ''}::{case.name}"
+        for case in report.cases
+        if case.outcome in {CaseOutcome.FAILED, CaseOutcome.ERROR}
+    }
+
+
+def failure_digest(report: TestReport, *, limit: int = 2500) -> str:
+    """What a model needs to know about failing tests: names, messages, the ends of traces; bounded."""
+    said: list[str] = []
+    for case in report.cases:
+        if case.outcome in {CaseOutcome.FAILED, CaseOutcome.ERROR}:
+            trace = (case.trace or case.message or "").strip()
+            said.append(f"{case.name}:\n{trace[-700:]}")
+    text = "\n\n".join(said) or report.output_tail[-limit:]
+    return text if len(text) <= limit else text[:limit] + "\n…"
+
+
+def tokens_of(text: str) -> int:
+    """Roughly how many tokens a text takes, on the safe side."""
+    return int(len(text) / _CHARACTERS_PER_TOKEN) + 1
+
+
+def _digest(files: Mapping[str, bytes | None]) -> str:
+    return json.dumps(sorted((path, data.hex() if data is not None else None) for path, data in files.items()))
