@@ -10,6 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from corral.client import Corral
+    from corral.default import (
+        add_job,
+        add_jobs,
+        cancel_job,
+        clean_queue,
+        default_corral,
+        disconnect_redis,
+        get_job_status,
+        get_queue_stats,
+        initialize_workers,
+        pause_queue,
+        redis,
+        resume_queue,
+        shutdown_queues,
+        wait_for_result,
+    )
     from corral.errors import (
         AdapterError,
         ConfigurationError,
@@ -30,6 +46,7 @@ if TYPE_CHECKING:
         Unrecoverable,
     )
     from corral.jobs.code_generation.payload import Budget, CodeGeneration, EditFormat
+    from corral.jobs.code_generation.result import CodeGenerationResult
     from corral.jobs.codebase_indexing.payload import CodebaseIndexing, IndexingResult
     from corral.jobs.job_type import JobType
     from corral.jobs.pr_creation.payload import PrCreation, PrResult
@@ -55,11 +72,17 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "corral.client": ("Corral",),
+    "corral.default": (
+        "add_job", "add_jobs", "cancel_job", "clean_queue", "default_corral", "disconnect_redis", "get_job_status",
+        "get_queue_stats", "initialize_workers", "pause_queue", "redis", "resume_queue", "shutdown_queues",
+        "wait_for_result",
+    ),
     "corral.errors": (
         "AdapterError", "ConfigurationError", "CorralError", "JobCancelled", "JobFailed", "JobNotFound",
         "JobStateConflict", "LeaseLost", "PayloadInvalid", "ProcessDied", "RateLimited", "ResultTimedOut", "StoreError",
         "StoreUnavailable", "UnknownJobType", "UnknownProject", "Unrecoverable",
     ),
+    "corral.jobs.code_generation.result": ("CodeGenerationResult",),
     "corral.jobs.code_generation.payload": ("Budget", "CodeGeneration", "EditFormat"),
     "corral.jobs.codebase_indexing.payload": ("CodebaseIndexing", "IndexingResult"),
     "corral.jobs.job_type": ("JobType",),
@@ -86,6 +109,7 @@ __all__ = [
     "Cancellation",
     "ChildFailure",
     "CodeGeneration",
+    "CodeGenerationResult",
     "CodebaseIndexing",
     "ConfigurationError",
     "Corral",
@@ -132,6 +156,20 @@ __all__ = [
     "Unrecoverable",
     "WorkerInfo",
     "Workers",
+    "add_job",
+    "add_jobs",
+    "cancel_job",
+    "clean_queue",
+    "default_corral",
+    "disconnect_redis",
+    "get_job_status",
+    "get_queue_stats",
+    "initialize_workers",
+    "pause_queue",
+    "redis",
+    "resume_queue",
+    "shutdown_queues",
+    "wait_for_result",
 ]
 
 
