@@ -95,7 +95,8 @@ class Settings(BaseSettings):
     sandbox_image: str | None = None
     """Image of the container sandboxes; it is never pulled by a job."""
     sandbox_setup_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = ()
-    """Hosts that a set-up command with ``network: setup`` may reach, with commas: ``name``, ``name:port``, ``*.name``."""
+    """Hosts that a set-up command with ``network: setup`` may reach, with commas: ``name``, ``name:port``,
+    ``*.name``."""
     sandbox_setup_networks: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = ()
     """Networks of those hosts that are not public (``10.1.0.0/16``), with commas; others of that kind are refused."""
     sandbox_setup_env: dict[str, str] = Field(default_factory=dict)
