@@ -11,13 +11,21 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 def _default_data_dir() -> Path:
     base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(base) / "corral"
+
+
+def _paths(value: object) -> object:
+    return tuple(Path(part) for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+
+def _words(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -96,7 +104,37 @@ class Settings(BaseSettings):
     sandbox: Literal["bubblewrap", "docker", "podman", "none"] = "bubblewrap"
     """What contains untrusted code. ``none`` contains nothing."""
     test_timeout: timedelta = timedelta(minutes=5)
-    """Longest run of a test command, whole process tree."""
+    """Longest run of a set-up or test command, whole process tree."""
+    sandbox_read_only_paths: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = ()
+    """Further toolchains that sandboxed programs see, as in ``PATH`` (``/opt/go:/opt/rust``); each one's ``bin`` comes
+    first in theirs. The system's folders, this Python and Node are seen anyway."""
+    sandbox_image: str | None = None
+    """Image of the container sandboxes; it is never pulled by a job."""
+    sandbox_setup_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = ()
+    """Hosts that a set-up command with ``network: setup`` may reach, with commas: ``name``, ``name:port``,
+    ``*.name``."""
+    sandbox_setup_networks: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = ()
+    """Networks of those hosts that are not public (``10.1.0.0/16``), with commas; others of that kind are refused."""
+    sandbox_setup_env: dict[str, str] = Field(default_factory=dict)
+    """Variables of set-up commands, as JSON: addresses of package registries, never secrets."""
+    sandbox_memory_mb: int = Field(default=2048, ge=16)
+    """Most memory of one sandboxed process tree, its ``/tmp`` included."""
+    sandbox_processes: int = Field(default=512, ge=1)
+    """Most processes and threads of one tree."""
+    sandbox_cpu_seconds: int = Field(default=600, ge=1)
+    """Most CPU time of one tree."""
+    sandbox_file_size_mb: int = Field(default=512, ge=1)
+    """Largest file."""
+    sandbox_disk_mb: int = Field(default=1024, ge=1)
+    """Most that one tree writes to its worktree."""
+    sandbox_tmp_mb: int = Field(default=256, ge=1)
+    """Size of the private ``/tmp``, which is memory."""
+    sandbox_output_kb: int = Field(default=16_384, ge=1)
+    """Most output."""
+    sandbox_open_files: int = Field(default=1024, ge=16)
+    """Most open files of one process."""
+    dependency_cache_mb: int = Field(default=4096, ge=0)
+    """Size of the cache of set-up results; the least recently used go first."""
 
     # --- the forge
     github_token: Annotated[

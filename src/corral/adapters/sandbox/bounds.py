@@ -15,6 +15,8 @@ from corral.adapters.sandbox.port import MIB, RunEnding, SandboxLimits
 from corral.adapters.sandbox.supervision import Supervision
 
 _PERIOD_S = 0.04
+#: Where nothing in the kernel holds the number of processes, a fork bomb must be seen before it has grown.
+_CROWD_PERIOD_S = 0.004
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 #: A walk over the written files costs as much as it costs; this bounds its share of the time.
@@ -22,13 +24,13 @@ _WALK_SHARE = 0.05
 _WALK_PERIOD_S = 1.0
 
 
-def tree_of(root: int) -> list[int]:
-    """Return ``root`` and all its descendants.
+def tree_of(root: int, *, most: int = 1 << 22) -> list[int]:
+    """Return ``root`` and its descendants, at most ``most`` of them.
 
     In a pid namespace this is everybody: orphans become children of the namespace's first process.
     """
     found, waiting = [], [root]
-    while waiting:
+    while waiting and len(found) < most:
         pid = waiting.pop()
         found.append(pid)
         with contextlib.suppress(OSError):
@@ -50,6 +52,17 @@ def _usage(pids: Sequence[int]) -> tuple[int, int, float]:
             tasks += int(fields[17])
             resident += int(fields[21]) * _PAGE_BYTES
     return tasks, resident, cpu
+
+
+def _proportional_bytes(pids: Sequence[int]) -> int:
+    """Memory of processes, shared pages counted once in all; reading it walks their page tables."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith(("Pss:", "SwapPss:")):
+                    total += int(line.split()[1]) * 1024
+    return total
 
 
 class DiskMeter:
@@ -131,6 +144,29 @@ def _deleted_but_open(pids: Sequence[int], device: int) -> int:
     return sum(seen.values())
 
 
+def _pid_namespace(pid: int) -> str | None:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")  # noqa: PTH115 - a name, no path
+    except OSError:
+        return None
+
+
+def _members(namespace: str, *, most: int) -> list[int]:
+    """Return processes of a pid namespace, the youngest first, at most ``most``."""
+    found: list[int] = []
+    for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True):  # noqa: PTH208
+        if len(found) >= most:
+            break
+        if _pid_namespace(pid) == namespace:
+            found.append(pid)
+    return found
+
+
+def _tasks_of_the_machine() -> int:
+    """How many processes and threads there are in all (proc_loadavg(5), fourth field)."""
+    return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
+
+
 class BoundsWatcher:
     """Ends a run that passes a bound, and names the bound."""
 
@@ -152,50 +188,85 @@ class BoundsWatcher:
         self._disk = DiskMeter(folders, limits)
         self._private_tmp = private_tmp
         self.cpu_seconds: float | None = None
+        self._crowd = False
+        self._namespace = _pid_namespace(root) if private_tmp else None
+        # Held open, so that it can still be looked at when the program has ended.
+        self._tmp: int | None = None
 
     async def watch(self, run: Supervision) -> None:
         """Look until a bound is passed; then stop the run and return."""
+        unheld = not self._cgroup_holds("pids")
+        period = _CROWD_PERIOD_S if unheld and os.geteuid() == 0 else _PERIOD_S
+        usual = _tasks_of_the_machine()
+        next_look = 0.0
         while True:
-            passed = self.look()
-            if passed is None and self._disk.wants_walk():
-                detail = await asyncio.to_thread(self._disk.passed, self._pids())
-                if detail:
-                    passed = RunEnding.DISK_FULL, detail
-            if passed is not None:
-                run.stop(*passed)
-                return
-            await asyncio.sleep(_PERIOD_S)
+            self._crowd = unheld and _tasks_of_the_machine() - usual >= self._limits.processes // 2
+            if self._crowd or time.monotonic() >= next_look:
+                passed = self.look()
+                if passed is None and self._disk.wants_walk():
+                    detail = await asyncio.to_thread(self._disk.passed, self._pids())
+                    if detail:
+                        passed = RunEnding.DISK_FULL, detail
+                if passed is not None:
+                    run.stop(*passed)
+                    return
+                next_look = time.monotonic() + (_PERIOD_S if self._tmp is not None else 0.0)
+            await asyncio.sleep(period if self._tmp is not None or not self._private_tmp else _CROWD_PERIOD_S)
 
     def _pids(self) -> list[int]:
-        return self._cgroup.pids() if self._cgroup else tree_of(self._root)
+        if self._cgroup is not None:
+            return self._cgroup.pids()
+        most = self._limits.processes + 1
+        if self._crowd and self._namespace is not None:
+            # In a crowd whose members come and go, a walk from parent to child loses whole branches.
+            return _members(self._namespace, most=most)
+        return tree_of(self._root, most=most)
 
     def look(self) -> tuple[RunEnding, str] | None:
         """Look once at memory, processes, CPU time and ``/tmp``."""
-        limits, cpu = self._limits, None
+        limits, held = self._limits, {name: self._cgroup_holds(name) for name in ("memory", "pids")}
+        memory = tasks = 0
+        too_much = too_many = False
+        self.cpu_seconds = None
         if self._cgroup is not None:
             events = self._cgroup.events()
-            if events.out_of_memory:
-                return RunEnding.OUT_OF_MEMORY, f"used more than {limits.memory_bytes // MIB} MiB of memory"
-            if events.refused_processes:
-                return RunEnding.TOO_MANY_PROCESSES, f"wanted more than {limits.processes} processes and threads"
-            cpu = events.cpu_seconds
-        grouped = self._cgroup is not None
-        if not grouped or cpu is None or not self._cgroup_holds("memory") or not self._cgroup_holds("pids"):
-            tasks, resident, used = _usage(self._pids())
-            cpu = used if cpu is None else cpu
-            if tasks >= limits.processes and not self._cgroup_holds("pids"):
-                return RunEnding.TOO_MANY_PROCESSES, f"wanted more than {limits.processes} processes and threads"
-            if resident > limits.memory_bytes and not self._cgroup_holds("memory"):
-                return RunEnding.OUT_OF_MEMORY, f"used more than {limits.memory_bytes // MIB} MiB of memory"
-        self.cpu_seconds = cpu
-        if cpu > limits.cpu.total_seconds():
-            return RunEnding.CPU_LIMIT, f"used more than {limits.cpu.total_seconds():g} s of CPU time"
-        if self._private_tmp:
-            with contextlib.suppress(OSError):  # it has just ended
-                room = os.statvfs(f"/proc/{self._root}/root/tmp")
-                if room.f_blocks and room.f_bavail == 0:
-                    return RunEnding.DISK_FULL, f"filled its /tmp of {limits.tmp_bytes // MIB} MiB"
-        return None
+            too_much, too_many = bool(events.out_of_memory), bool(events.refused_processes)
+            self.cpu_seconds = events.cpu_seconds
+        if not all(held.values()) or self.cpu_seconds is None:
+            pids = self._pids()
+            tasks, memory, cpu = _usage(pids)
+            self.cpu_seconds = cpu if self.cpu_seconds is None else self.cpu_seconds
+            if memory > limits.memory_bytes and not held["memory"]:
+                too_much = _proportional_bytes(pids) > limits.memory_bytes
+            too_many = too_many or (tasks >= limits.processes and not held["pids"])
+        passed = {
+            RunEnding.OUT_OF_MEMORY: too_much and f"used more than {limits.memory_bytes // MIB} MiB of memory",
+            RunEnding.TOO_MANY_PROCESSES: too_many and f"wanted more than {limits.processes} processes and threads",
+            RunEnding.CPU_LIMIT: self.cpu_seconds > limits.cpu.total_seconds()
+            and f"used more than {limits.cpu.total_seconds():g} s of CPU time",
+            RunEnding.DISK_FULL: self._tmp_is_full() and f"filled its /tmp of {limits.tmp_bytes // MIB} MiB",
+        }
+        return next(((ending, detail) for ending, detail in passed.items() if detail), None)
+
+    def _tmp_is_full(self) -> bool:
+        if not self._private_tmp:
+            return False
+        with contextlib.suppress(OSError):
+            if self._tmp is None:
+                tmp = os.open(f"/proc/{self._root}/root/tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                if os.fstat(tmp).st_dev == os.stat("/tmp").st_dev:  # noqa: PTH116, S108
+                    os.close(tmp)  # the sandbox has not changed its root yet
+                    return False
+                self._tmp = tmp
+            room = os.fstatvfs(self._tmp)
+            return bool(room.f_blocks) and room.f_bavail == 0
+        return False
+
+    def close(self) -> None:
+        """Let go of the sandbox's ``/tmp``, which lives on as long as it is held."""
+        if self._tmp is not None:
+            os.close(self._tmp)
+            self._tmp = None
 
     def _cgroup_holds(self, controller: str) -> bool:
         return self._cgroup is not None and self._cgroup.holds(controller)

@@ -16,6 +16,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import stat
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -41,6 +42,13 @@ from corral.adapters.sandbox.port import (
     SandboxResult,
     base_environment,
 )
+from corral.adapters.sandbox.proxy import (
+    LISTEN_INSIDE,
+    AllowList,
+    AllowListProxy,
+    receive_listener,
+)
+from corral.adapters.sandbox.proxy import environment as proxy_environment
 from corral.adapters.sandbox.removal import remove_tree
 from corral.adapters.sandbox.seccomp import filter_program
 from corral.adapters.sandbox.supervision import Descriptor, Supervision, open_pipe
@@ -50,6 +58,8 @@ from corral.errors import SandboxFailed, SandboxUnavailable
 _OLDEST = (0, 8, 0)  # the first with --disable-userns
 _IDENTITY = "65534"  # "nobody" everywhere
 _SIGNAL_BASE = 128
+_NICE = 19
+_COMPLAINT_BYTES = 4096  # enough for bwrap's own words
 #: Device file → its number, by the kernel's ``admin-guide/devices.txt``.
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _ETC = {
@@ -81,6 +91,53 @@ class _Started:
     let_go: Descriptor
 
 
+class _Tree:
+    """The processes of one run, to be killed at once."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._first: int | None = None  # a pidfd: a pid alone could be another process's by then
+
+    def holds(self, pid: int) -> None:
+        """Note the namespace's first process; when it dies, the kernel kills all others of it."""
+        self._first = os.pidfd_open(pid)
+
+    def kill(self) -> None:
+        if self._first is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._first, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    def close(self) -> None:
+        if self._first is not None:
+            os.close(self._first)
+            self._first = None
+
+
+async def _let_go(
+    request: SandboxRequest, started: _Started, cgroup: Cgroup | None, tree: _Tree, run: Supervision
+) -> BoundsWatcher | None:
+    """Bound the waiting sandbox and let it start; None when ``bwrap`` failed, and its output says why."""
+    pid = await _first_pid(started.status)
+    if pid is None:
+        return None
+    with contextlib.suppress(ProcessLookupError):  # it was killed meanwhile
+        tree.holds(pid)
+        if cgroup is not None:
+            cgroup.add(pid)
+        _set_rlimits(pid, request.limits, memory=cgroup is None or not cgroup.holds("memory"))
+        if cgroup is None or not cgroup.holds("pids"):
+            # Whoever has to look after the program must get the processor before it.
+            os.setpriority(os.PRIO_PROCESS, pid, _NICE)
+        writable = [request.worktree, *(mount.source for mount in request.mounts if mount.writable)]
+        watcher = BoundsWatcher(root=pid, cgroup=cgroup, limits=request.limits, folders=writable, private_tmp=True)
+        if run.ending is None:
+            os.write(started.let_go.number, b"x")
+            return watcher
+    return None
+
+
 class BubblewrapSandbox(Sandbox):
     """Runs commands in ``bwrap``."""
 
@@ -92,6 +149,7 @@ class BubblewrapSandbox(Sandbox):
         home: Path,
         bwrap: Path | None = None,
         read_only_paths: Iterable[Path] = (),
+        setup_hosts: AllowList | None = None,
         cgroups: CgroupTree | None = None,
         toolchain: Toolchain | None = None,
     ) -> None:
@@ -101,12 +159,14 @@ class BubblewrapSandbox(Sandbox):
             home: A folder for scratch files, shared by the workers of this machine.
             bwrap: The program; None finds it.
             read_only_paths: Further toolchains that programs may see.
+            setup_hosts: What runs with ``network`` may reach; None is nothing.
             cgroups: Where groups can be made; None looks for it at the first run.
             toolchain: What programs see of the host; None looks for it at the first run.
         """
         self._bwrap = bwrap
         self._home = home
         self._extra = tuple(read_only_paths)
+        self._setup_hosts = setup_hosts or AllowList()
         self._registry = RunRegistry(home)
         self._cgroups = cgroups
         self._toolchain = toolchain
@@ -176,11 +236,14 @@ class BubblewrapSandbox(Sandbox):
 
     async def _run_checked(self, request: SandboxRequest, on_output: OutputSink) -> SandboxResult:
         record = self._registry.open()
-        had_git = os.path.lexists(request.worktree / ".git")
+        had_git = os.path.lexists(request.worktree / ".git")  # noqa: ASYNC240 - one look
         cgroup: Cgroup | None = None
         try:
             cgroup = self._make_cgroup(record, request.limits)
-            async with self._start(request, record) as started:
+            async with (
+                self._way_out(request, on_output) as channel,
+                self._start(request, record, channel) as started,
+            ):
                 return await self._follow(request, started, cgroup, on_output)
         except OSError as error:
             raise SandboxFailed(
@@ -203,9 +266,40 @@ class BubblewrapSandbox(Sandbox):
         return cgroup
 
     @contextlib.asynccontextmanager
-    async def _start(self, request: SandboxRequest, record: RunRecord) -> AsyncIterator[_Started]:
+    async def _way_out(self, request: SandboxRequest, on_output: OutputSink) -> AsyncIterator[Descriptor | None]:
+        """Serve the proxy, for runs with network; yields the descriptor over which its socket comes out."""
+        if not request.network:
+            yield None
+            return
+        ours, theirs = socket.socketpair()
+        channel = Descriptor(theirs.detach())
+
+        async def serve() -> None:
+            listener = await receive_listener(ours)
+            if listener is not None:
+                proxy = AllowListProxy(self._setup_hosts, lambda why: on_output(f"[network: {why}]\n".encode()))
+                async with proxy.serving(listener):
+                    await asyncio.Event().wait()
+
+        serving = asyncio.create_task(serve())
+        try:
+            yield channel
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+            channel.close()
+            ours.close()
+
+    @contextlib.asynccontextmanager
+    async def _start(
+        self, request: SandboxRequest, record: RunRecord, channel: Descriptor | None
+    ) -> AsyncIterator[_Started]:
         assert self._bwrap is not None  # noqa: S101 - set by check
         options = self._options(request, record)
+        command = request.command
+        if channel is not None:
+            python = os.path.realpath(sys.executable)  # noqa: ASYNC240 - a few links
+            command = (python, "-I", "-S", "-c", LISTEN_INSIDE, str(channel.number), *command)
         async with open_pipe() as (output, output_end), open_pipe() as (status, status_end):
             wait_end, let_go = (Descriptor(number) for number in os.pipe())
             # An empty pipe, not the host's /dev/null, whose mode the program could change through the descriptor.
@@ -215,10 +309,10 @@ class BubblewrapSandbox(Sandbox):
             options += ["--seccomp", str(filter_file.number), "--json-status-fd", str(status_end.number)]
             options += ["--block-fd", str(wait_end.number)]
             options_file = _file_of("corral-options", b"\0".join(map(os.fsencode, options)) + b"\0")
-            given = (filter_file, options_file, status_end, wait_end)
+            given = [filter_file, options_file, status_end, wait_end, *([channel] if channel else [])]
             try:
                 process = await asyncio.create_subprocess_exec(
-                    self._bwrap, "--args", str(options_file.number), "--", *request.command,
+                    self._bwrap, "--args", str(options_file.number), "--", *command,
                     stdin=nothing.number, stdout=output_end.number, stderr=output_end.number, env={}, cwd="/",
                     pass_fds=[descriptor.number for descriptor in given], start_new_session=True,
                 )  # fmt: skip
@@ -236,55 +330,35 @@ class BubblewrapSandbox(Sandbox):
     async def _follow(
         self, request: SandboxRequest, started: _Started, cgroup: Cgroup | None, on_output: OutputSink
     ) -> SandboxResult:
-        process = started.process
         said = bytearray()
-        first: list[int] = []  # the pidfd of the namespace's first process, once it is known
-
-        def kill() -> None:
-            for descriptor in first:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
 
         def sink(chunk: bytes) -> None:
-            if len(said) < 4096:  # noqa: PLR2004 - enough for bwrap's own complaint
+            if len(said) < _COMPLAINT_BYTES:
                 said.extend(chunk)
             on_output(chunk)
 
-        run = Supervision(timeout=request.timeout, output_bytes=request.limits.output_bytes, kill=kill, sink=sink)
+        tree = _Tree(started.process)
+        run = Supervision(timeout=request.timeout, output_bytes=request.limits.output_bytes, kill=tree.kill, sink=sink)
         watcher: BoundsWatcher | None = None
 
         async def bound_and_watch(run: Supervision) -> None:
             nonlocal watcher
-            pid = await _first_pid(started.status)
-            if pid is None:
-                return  # bwrap failed; it ends by itself, and its output says why
-            with contextlib.suppress(ProcessLookupError):
-                first.append(os.pidfd_open(pid))
-                if cgroup is not None:
-                    cgroup.add(pid)
-                _set_rlimits(pid, request.limits, memory=cgroup is None or not cgroup.holds("memory"))
-                writable = [request.worktree, *(mount.source for mount in request.mounts if mount.writable)]
-                watcher = BoundsWatcher(
-                    root=pid, cgroup=cgroup, limits=request.limits, folders=writable, private_tmp=True
-                )
-                if run.ending is not None:
-                    return
-                os.write(started.let_go.number, b"x")
+            watcher = await _let_go(request, started, cgroup, tree, run)
+            if watcher is not None:
                 await watcher.watch(run)
 
         try:
-            await run.follow(process, started.output, watch=bound_and_watch)
+            await run.follow(started.process, started.output, watch=bound_and_watch)
             if run.ending is None and watcher is not None:
                 # What happened between the last look and the end.
-                passed = watcher.look() if cgroup is not None else None
+                passed = watcher.look()
                 if passed is not None:
                     run.ending, run.detail = passed
-            return await self._result(run, started, cgroup, watcher, bytes(said))
         finally:
-            for descriptor in first:
-                os.close(descriptor)
+            tree.close()
+            if watcher is not None:
+                watcher.close()
+        return await self._result(run, started, cgroup, watcher, bytes(said))
 
     async def _result(
         self,
@@ -332,13 +406,14 @@ class BubblewrapSandbox(Sandbox):
         assert toolchain is not None  # noqa: S101 - set by check
         limits = request.limits
         options = [
-            "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
-            "--disable-userns", "--assert-userns-disabled", "--cap-drop", "ALL", "--die-with-parent", "--new-session",
+            "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts",
+            "--unshare-cgroup-try", "--disable-userns", "--assert-userns-disabled", "--cap-drop", "ALL",
+            "--die-with-parent", "--new-session",
             "--uid", _IDENTITY, "--gid", _IDENTITY, "--hostname", "sandbox",
         ]  # fmt: skip
         # The private folders first: a toolchain may lie below the host's /tmp.
         options += ["--size", str(limits.tmp_bytes), "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108
-        options += ["--dir", str(HOME), "--symlink", "../tmp", "/var/tmp", "--dir", "/run"]
+        options += ["--dir", str(HOME), "--symlink", "../tmp", "/var/tmp", "--dir", "/run"]  # noqa: S108
         for path, link in toolchain.paths.items():
             options += ["--symlink", link, path] if link is not None else ["--ro-bind", path, path]
         for path in _secret_files(toolchain):
@@ -360,7 +435,8 @@ class BubblewrapSandbox(Sandbox):
             _refuse_links(request.worktree, mount)
             options += ["--bind" if mount.writable else "--ro-bind", str(mount.source), str(mount.target)]
         options += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(WORKSPACE)]
-        for name, value in {**base_environment(toolchain.search_path), **request.env}.items():
+        proxy = proxy_environment() if request.network else {}
+        for name, value in {**base_environment(toolchain.search_path), **proxy, **request.env}.items():
             options += ["--setenv", name, value]
         return options
 

@@ -230,12 +230,12 @@ class CgroupTree:
         enabled = set(_words(folder / "cgroup.subtree_control"))
         if not wanted <= enabled:
             if own and not _leave(folder):
-                return cls({controller: folder for controller in wanted & enabled}, version=2)
+                return cls(dict.fromkeys(wanted & enabled, folder), version=2)
             for controller in sorted(wanted - enabled):
                 with contextlib.suppress(OSError):
                     (folder / "cgroup.subtree_control").write_text(f"+{controller}")
             enabled = set(_words(folder / "cgroup.subtree_control"))
-        return cls({controller: folder for controller in wanted & enabled}, version=2)
+        return cls(dict.fromkeys(wanted & enabled, folder), version=2)
 
     def make(self, name: str) -> Cgroup | None:
         """Make a group in each tree; None when there is no tree to make it in.

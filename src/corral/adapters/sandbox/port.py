@@ -167,10 +167,11 @@ def base_environment(path: str) -> dict[str, str]:
     """Return the variables that every program gets, before the request's own.
 
     Args:
-        path: The value of ``PATH``.
+        path: Where the toolchain's programs are.
     """
     return {
-        "PATH": path,
+        # What a set-up command installed comes first.
+        "PATH": f"{WORKSPACE}/.venv/bin:{WORKSPACE}/node_modules/.bin:{HOME}/.local/bin:{path}",
         "HOME": str(HOME),
         "TMPDIR": "/tmp",  # noqa: S108 - inside the sandbox
         "LANG": "C.UTF-8",
