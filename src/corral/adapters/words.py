@@ -7,6 +7,7 @@ vectors stale: raise ``WORDS_VERSION`` with it and train anew (``tools/train_sta
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 WORDS_VERSION = 1
 """Part of every index's identity; an index of another version is rebuilt."""
@@ -21,6 +22,7 @@ _CACHE_LIMIT = 400_000
 _VOWELS = frozenset("aeiouy")
 
 
+@lru_cache(maxsize=1 << 16)
 def stem(word: str) -> str:
     """Reduce a lower-case word to a stem that its inflections share.
 
@@ -71,6 +73,8 @@ def _without_derivation(word: str) -> str:
 
 def split_identifier(identifier: str) -> list[str]:
     """Split at underscores, case changes and digits; lowered, not stemmed."""
+    if identifier.isascii() and identifier.isalpha() and identifier.islower():
+        return [identifier]
     return [part.lower() for part in _JOINTS.findall(identifier)]
 
 

@@ -23,10 +23,20 @@ _PARSE_LIMIT_BYTES = 512 * 1024
 _MAX_NAME = 120
 _LEADING = re.compile(r"\s*(?:#|//|/\*|\*|--|@|\[|<!--|'''|%|;|template\b)")
 _HEADING = re.compile(r"#{1,6}\s+(.{1,120})")
-_IMPORT_STARTS = (
-    "import ", "import(", "import{", "import'", 'import"', "import\t", "from ", "export ", "export{", "use ", "pub use ",
-    "using ", "#include", "# include", "#import", "include ", "include(", "include_once", "require",
-)  # fmt: skip
+_IMPORT_WORDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("javascript", "typescript", "tsx", "vue", "svelte", "astro"), ("import", "export", "require(")),
+    **dict.fromkeys(("c", "cpp", "objc"), ("#include", "# include", "#import")),
+    **dict.fromkeys(("ruby", "lua"), ("require",)),
+    "rust": ("use ",),
+    "csharp": ("using ",),
+    "php": ("use ", "require", "include"),
+    "go": (),
+    "css": (),
+    "html": (),
+}
+_ANY_IMPORT = ("import ",)
+_GO_IMPORTS = re.compile(r'^import\s*(?:\(([^)]{0,8000})\)|[\w.]*\s*("[^"\n]{1,200}"))', re.MULTILINE)
+_GO_PATH = re.compile(r'"([^"\n]{1,200})"')
 _IMPORT = re.compile(
     r"""(?:
         from\s+([.\w]+)\s+import\b
@@ -134,21 +144,26 @@ def chunk_file(text: str, language: str) -> FileChunks:
     if language in DATA:
         chunks = chunks[:_MAX_DATA_CHUNKS]
     symbols = tuple(definition.symbol for definition in definitions)
-    imports = () if language in PROSE or language in DATA else _imports(text, lines)
+    imports = () if language in PROSE or language in DATA else _imports(text, language)
     return FileChunks(chunks=tuple(chunks), symbols=symbols, imports=imports, lines=len(lines))
 
 
-def _imports(text: str, lines: Sequence[str]) -> tuple[str, ...]:
+def _imports(text: str, language: str) -> tuple[str, ...]:
+    """Found by their keyword first: most lines of most files import nothing."""
     seen: dict[str, None] = {}
-    requires = "require(" in text
-    for line in lines:
-        stripped = line.lstrip()
-        if not (stripped.startswith(_IMPORT_STARTS) or (requires and "require(" in stripped)):
-            continue
-        if match := _IMPORT.match(stripped[:400]):
-            for name in (match[match.lastindex or 0]).split(","):
-                seen[name.partition(" as ")[0].strip()] = None
-    return tuple(seen)[:_MAX_IMPORTS]
+    if language == "go":
+        for block, single in _GO_IMPORTS.findall(text):
+            seen.update(dict.fromkeys(_GO_PATH.findall(block or single)))
+    for word in _IMPORT_WORDS.get(language, _ANY_IMPORT):
+        at = text.find(word)
+        while at >= 0 and len(seen) < _MAX_IMPORTS:
+            begin = text.rfind("\n", 0, at) + 1
+            line = text[begin : begin + 400].partition("\n")[0]
+            if match := _IMPORT.match(line.lstrip()):
+                for name in match[match.lastindex or 0].split(","):
+                    seen[name.partition(" as ")[0].strip()] = None
+            at = text.find(word, max(at + len(word), begin + len(line)))
+    return tuple(seen)
 
 
 def _headings(lines: Sequence[str]) -> list[_Definition]:
@@ -263,7 +278,7 @@ def _lead_rows(lines: Sequence[str], definitions: Sequence[_Definition]) -> dict
 
 def _cut(lines: Sequence[str], definitions: Sequence[_Definition], lead: dict[int, int]) -> list[Chunk]:
     """Greedy packing: whole definitions where they fit, their insides where they don't."""
-    sizes = list(accumulate((len(line) + 1 for line in lines), initial=0))
+    sizes = list(accumulate(map(len, lines), initial=0))
     pieces: list[tuple[int, int]] = []  # rows, end exclusive
     _Packer(sizes, definitions, lead, pieces).pack()
     chunks: list[Chunk] = []
