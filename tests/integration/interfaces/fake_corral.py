@@ -65,10 +65,8 @@ class FakeCorral:
         return await self.q(t).add_many(items, options_from(self.job_types[t].defaults, o))
 
     async def add_flow(self, flow):
-        for c in flow.children:
-            await self.add_flow(c)
-        return await self.add_job(flow.job_type, flow.data, **flow.options)
-
+        from corral.queue.flow import add_flow
+        return await add_flow(flow, self.q)
     async def get_job_status(self, t, i):
         return await self.q(t).status(i)
 

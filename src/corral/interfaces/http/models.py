@@ -406,6 +406,12 @@ class FlowNode(Inbound):
     """They run first; the parent when all have ended."""
 
 
+class AddedFlow(AddedJob):
+    """A flow that is in the queues now."""
+
+    children: list[AddedFlow]
+
+
 class Health(Outbound):
     """The process is alive."""
 

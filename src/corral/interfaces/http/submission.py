@@ -22,6 +22,7 @@ from corral.queue.options import Backoff, Deduplication, Retention
 
 if TYPE_CHECKING:
     from corral.queue.definition import JobTypeSpec
+    from corral.queue.flow import FlowJob
 
 _OWNER_KEPT: Final = timedelta(days=30)
 _FLOW_NODES: Final = 1000
@@ -36,7 +37,7 @@ def add_routes(router: APIRouter) -> None:
              problems=(404, 409), more=_ADDED)  # fmt: skip
     endpoint(router, "POST", "/jobs/{job_type}/batch", add_jobs, scope="submit", answers=models.AddedJobs, status=201,
              problems=(404, 409))  # fmt: skip
-    endpoint(router, "POST", "/flows", add_flow, scope="submit", answers=models.AddedJob, status=201,
+    endpoint(router, "POST", "/flows", add_flow, scope="submit", answers=models.AddedFlow, status=201,
              problems=(404, 409), more=_ADDED)  # fmt: skip
 
 
@@ -96,7 +97,7 @@ async def add_jobs(
 async def add_flow(request: Request, call: CallDep, body: models.FlowNode, key: IdempotencyKey = None) -> Response:
     """Add a job together with the jobs that it waits for, as one tree, all or none.
 
-    The answer names the root. Each child's `onFailure` says what its final failure does to its parent.
+    The answer is the tree with its ids. Each child's `onFailure` says what its final failure does to its parent.
     """
     nodes = list(_nodes(body))
     if len(nodes) > _FLOW_NODES:
@@ -111,19 +112,26 @@ async def add_flow(request: Request, call: CallDep, body: models.FlowNode, key: 
         data, owner = own_data(call, call.corral.job_types[node.job_type], node.data)
         options = option_arguments(call, node.options)
         options["job_id"] = options.get("job_id") or id_of(next(number))
+        if options["job_id"] is None:
+            del options["job_id"]
         if owner is not None:
-            # Only the root's id comes back, so the others get theirs from us to be found again.
-            options["job_id"] = options["job_id"] or f"flow-{uuid.uuid4().hex}"
+            options.setdefault("job_id", uuid.uuid4().hex)
             owners.append((node.job_type, options["job_id"], owner))
         children = [build(child, number, id_of) for child in node.children]
-        return Flow(node.job_type, data, children=children, on_child_failure=node.on_failure, **options)
+        options["on_failure"] = node.on_failure
+        return Flow(job_type=node.job_type, data=data, children=children, options=options)
 
     async def run(id_of: Callable[[int], str | None]) -> dict[str, Any]:
-        job = await call.corral.add_flow(build(body, itertools.count(), id_of))
+        added = await call.corral.add_flow(build(body, itertools.count(), id_of))
         await remember_owners(call, owners)
-        return {"id": job.id, "jobType": job.job_type}
+        return _flow_answer(added)
 
     return await once(await _keyed(request, call, "add_flow", key), run, location=call.api.job_path)
+
+
+def _flow_answer(added: FlowJob) -> dict[str, Any]:
+    children = [_flow_answer(child) for child in added.children]
+    return {"id": added.job.id, "jobType": added.job.job_type, "children": children}
 
 
 def _nodes(root: models.FlowNode) -> Iterator[models.FlowNode]:
