@@ -9,6 +9,7 @@ from corral.queue.definition import JobTypeSpec
 from corral.queue.job import JobState
 from corral.queue.options import JobOptions
 from corral.queue.queue import Queue, options_from
+from corral.queue import scheduler as sch
 from corral.settings import Settings
 from corral.wire.address import parse_redis_url
 from corral.wire.connection import open_client

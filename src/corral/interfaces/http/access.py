@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path
 from starlette.responses import Response
@@ -17,11 +17,17 @@ from corral.interfaces.identity import TokenInfo
 TokenId = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
 
 
+_CREATED: Final[dict[int | str, dict[str, Any]]] = {
+    201: {"links": {"revoke": {"operationId": "revoke_token", "parameters": {"token_id": "$response.body#/id"}}}}
+}
+
+
 def add_routes(router: APIRouter) -> None:
     """Add the endpoints."""
     endpoint(router, "GET", "/me", get_me, scope="read", answers=models.Me)
     endpoint(router, "GET", "/tokens", list_tokens, scope="admin", answers=models.Tokens)
-    endpoint(router, "POST", "/tokens", create_token, scope="admin", answers=models.CreatedToken, status=201)
+    endpoint(router, "POST", "/tokens", create_token, scope="admin", answers=models.CreatedToken, status=201,
+             more=_CREATED)  # fmt: skip
     endpoint(router, "DELETE", "/tokens/{token_id}", revoke_token, scope="admin", answers=None, status=204,
              problems=(404,))  # fmt: skip
 

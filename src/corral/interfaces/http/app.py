@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import socket
 from collections.abc import AsyncIterator, Sequence
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +81,7 @@ def create_app(
     )
     app.state.corral_api = api
     app.include_router(router_of(api))
+    _describe(app, corral)
     for kind in (HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer)
     return app
@@ -92,7 +95,39 @@ def _version() -> str:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    return answer_error(error, request)
+    response = answer_error(error, request)
+    if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # FastAPI names the methods of the first route of this path only.
+        response.headers["Allow"] = ", ".join(_methods_of(request))
+    return response
+
+
+def _methods_of(request: Request) -> list[str]:
+    app: FastAPI = request.app
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    found: set[str] = set()
+    for template, item in app.openapi()["paths"].items():
+        pattern = "[^/]+".join(re.escape(part) for part in re.split(r"\{[^}]*\}", template))
+        if re.fullmatch(pattern, path):
+            found.update(method.upper() for method in item)
+    return sorted(found & {"GET", "POST", "PUT", "DELETE"})
+
+
+def _describe(app: FastAPI, corral: Corral) -> None:
+    """Let the OpenAPI document name the job types that this server knows."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            names = sorted(corral.job_types)
+            for item in generate()["paths"].values():
+                for operation in item.values():
+                    for parameter in operation.get("parameters", ()):
+                        if parameter["name"] == "job_type" and names:
+                            parameter["schema"] = {"type": "string", "enum": names}
+        return generate()
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it
 
 
 class _Server(uvicorn.Server):

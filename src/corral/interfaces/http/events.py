@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import APIRouter, Header
-from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
 
 from corral.errors import JobNotFound
@@ -21,7 +20,7 @@ from corral.interfaces.http import models
 from corral.interfaces.http.context import Api, Call, CallDep
 from corral.interfaces.http.jobs import FINISHED
 from corral.interfaces.http.problems import HttpProblem
-from corral.interfaces.http.routes import endpoint
+from corral.interfaces.http.routes import endpoint, json_bytes
 from corral.interfaces.http.views import job_summary, job_view
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ class _Ended(StopAsyncIteration):
 def encode(name: str, data: Any, *, event_id: str | None = None) -> bytes:
     """One event; JSON holds no line break, so one ``data`` line does."""
     head = f"id: {event_id}\n" if event_id else ""
-    body = to_json(data, by_alias=True, inf_nan_mode="null", serialize_unknown=True)
+    body = json_bytes(data)
     return f"{head}event: {name}\ndata: ".encode() + body + b"\n\n"
 
 

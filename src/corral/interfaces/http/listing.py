@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pydantic_core import to_json
-
 from corral.interfaces.http.problems import FieldProblem, HttpProblem
 from corral.interfaces.http.views import project_of
 
@@ -45,8 +43,8 @@ class JobFilter:
         wanted = self.text.casefold()
         if wanted in status.id.casefold() or wanted in (status.error or "").casefold():
             return True
-        data = to_json(status.data, by_alias=True, inf_nan_mode="null", serialize_unknown=True)
-        return wanted in data.decode().casefold()
+        # The stored form, unescaped: people search for what they see.
+        return wanted in json.dumps(status.data, ensure_ascii=False, default=str).casefold()
 
 
 async def find_jobs(

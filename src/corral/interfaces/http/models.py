@@ -324,8 +324,15 @@ class Workers(Outbound):
     workers: list[WorkerView]
 
 
-class PutSchedule(Inbound):
-    """Add a job again and again: exactly one of ``cron`` and ``everyMs``."""
+class _Schedule(Inbound):
+    data: dict[str, Any] = {}
+    """The payload of its jobs."""
+    limit: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    """End after so many jobs."""
+
+
+class CronSchedule(_Schedule):
+    """Add a job at the times of a cron expression."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -333,13 +340,18 @@ class PutSchedule(Inbound):
         }
     )
 
-    cron: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    cron: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    """Five fields, or six with seconds first."""
     time_zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
-    """IANA name, for ``cron``; UTC when missing."""
-    every_ms: int | None = Field(default=None, ge=1000, le=_TEN_YEARS_MS)
-    data: dict[str, Any] = {}
-    limit: int | None = Field(default=None, ge=1, le=1_000_000_000)
-    """End after so many jobs."""
+    """IANA name; UTC when missing."""
+
+
+class IntervalSchedule(_Schedule):
+    """Add a job at a steady pace."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"everyMs": 60000, "data": {"projectId": "proj-id"}}]})
+
+    every_ms: int = Field(ge=1000, le=_TEN_YEARS_MS)
 
 
 class ScheduleView(Outbound):

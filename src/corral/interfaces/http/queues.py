@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from corral.errors import PayloadInvalid
 from corral.interfaces.http import models
 from corral.interfaces.http.context import CallDep
 from corral.interfaces.http.routes import Json, endpoint
@@ -101,21 +100,19 @@ async def list_schedules(call: CallDep, job_type: models.JobTypeName) -> Respons
 
 
 async def put_schedule(
-    call: CallDep, job_type: models.JobTypeName, schedule_id: models.ScheduleId, body: models.PutSchedule
+    call: CallDep,
+    job_type: models.JobTypeName,
+    schedule_id: models.ScheduleId,
+    body: models.CronSchedule | models.IntervalSchedule,
 ) -> Response:
     """Add a schedule, or replace the one of this id."""
-    if (body.cron is None) == (body.every_ms is None):
-        raise PayloadInvalid("expected exactly one of cron and everyMs")
     data, _ = own_data(call, call.corral.job_types[call.known(job_type)], body.data)
-    await call.corral.add_schedule(
-        job_type,
-        schedule_id,
-        cron=body.cron,
-        time_zone=body.time_zone,
-        every=timedelta(milliseconds=body.every_ms) if body.every_ms else None,
-        data=data,
-        limit=body.limit,
+    when: dict[str, Any] = (
+        {"cron": body.cron, "time_zone": body.time_zone}
+        if isinstance(body, models.CronSchedule)
+        else {"every": timedelta(milliseconds=body.every_ms)}
     )
+    await call.corral.add_schedule(job_type, schedule_id, data=data, limit=body.limit, **when)
     found = await call.corral.list_schedules(job_type)
     return Json(next(schedule_view(one) for one in found if one.id == schedule_id))
 

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic_core import to_json
-from starlette.responses import Response
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+from starlette.responses import JSONResponse, Response
 
 from corral.interfaces.http.guard import SCOPE_KEY
 from corral.interfaces.http.problems import responses
 
 
-class Json(Response):
+class Json(JSONResponse):
     """An answer in JSON; Pydantic models in it are written camelCase."""
-
-    media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         """Serialize."""
+        return json_bytes(content)
+
+
+def json_bytes(content: Any) -> bytes:
+    """Pydantic models and what they hold as JSON."""
+    try:
         return to_json(content, by_alias=True, inf_nan_mode="null", serialize_unknown=True)
+    except (UnicodeEncodeError, PydanticSerializationError):
+        # Text that was no UTF-8 in Redis has lone surrogates in Python; JSON can at least escape them.
+        plain = to_jsonable_python(content, by_alias=True, inf_nan_mode="null", serialize_unknown=True)
+        return json.dumps(plain).encode()
 
 
 def endpoint(

@@ -26,8 +26,22 @@ if TYPE_CHECKING:
 
 _OWNER_KEPT: Final = timedelta(days=30)
 _FLOW_NODES: Final = 1000
+_JOB_PARAMETERS: Final = {"job_type": "$response.body#/jobType", "job_id": "$response.body#/id"}
 _ADDED: Final[dict[int | str, dict[str, Any]]] = {
-    201: {"headers": {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}}}
+    201: {
+        "headers": {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}},
+        "links": {
+            name: {"operationId": operation, "parameters": _JOB_PARAMETERS}
+            for name, operation in (
+                ("status", "get_job"),
+                ("result", "get_result"),
+                ("logs", "get_logs"),
+                ("cancel", "cancel_job"),
+                ("promote", "promote_job"),
+                ("remove", "remove_job"),
+            )
+        },
+    }
 }
 
 
