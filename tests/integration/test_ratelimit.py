@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+from corral.wire.connection import RedisClient
+from collections.abc import AsyncIterator
+from collections.abc import Iterator
+
 import asyncio
 from datetime import timedelta
 
@@ -12,20 +17,20 @@ from corral.wire.connection import open_client
 
 
 @pytest.fixture(scope="module")
-def server():
+def server() -> Iterator[EmbeddedServer]:
     with EmbeddedServer() as running:
         yield running
 
 
 @pytest.fixture
-async def redis(server):
+async def redis(server: EmbeddedServer) -> AsyncIterator[RedisClient]:
     client = open_client(server.url)
     await client.flushdb()
     yield client
     await client.aclose()
 
 
-async def test_allows_exactly_the_limit_to_many_clients_at_once(server, redis):
+async def test_allows_exactly_the_limit_to_many_clients_at_once(server: EmbeddedServer, redis: RedisClient) -> None:
     rule = RateLimit(limit=100)
     clients = [open_client(server.url) for _ in range(4)]
     limiters = [RateLimiter(client) for client in clients]
@@ -38,7 +43,7 @@ async def test_allows_exactly_the_limit_to_many_clients_at_once(server, redis):
         await client.aclose()
 
 
-async def test_users_and_endpoints_have_counts_of_their_own(redis):
+async def test_users_and_endpoints_have_counts_of_their_own(redis: RedisClient) -> None:
     limiter, rule = RateLimiter(redis), RateLimit(limit=1)
 
     assert (await limiter.hit("ann", "a", rule)).allowed
@@ -50,7 +55,7 @@ async def test_users_and_endpoints_have_counts_of_their_own(redis):
     assert (await limiter.hit("ann", "a:b", rule)).allowed
 
 
-async def test_window_slides_and_retry_after_is_true(redis):
+async def test_window_slides_and_retry_after_is_true(redis: RedisClient) -> None:
     """A fixed window would allow 2 more right after its border; a sliding one waits for the first to leave."""
     limiter, rule = RateLimiter(redis), RateLimit(limit=2, window=timedelta(milliseconds=300))
     first = await limiter.hit("ann", "a", rule)
@@ -66,7 +71,7 @@ async def test_window_slides_and_retry_after_is_true(redis):
     assert not (await limiter.hit("ann", "a", rule)).allowed
 
 
-async def test_a_counter_always_has_an_end(redis):
+async def test_a_counter_always_has_an_end(redis: RedisClient) -> None:
     limiter, rule = RateLimiter(redis), RateLimit(limit=3)
     for _ in range(5):
         await limiter.hit("ann", "a", rule)
@@ -75,7 +80,7 @@ async def test_a_counter_always_has_an_end(redis):
         assert await redis.llen(key) <= 3
 
 
-async def test_looking_costs_nothing(redis):
+async def test_looking_costs_nothing(redis: RedisClient) -> None:
     limiter, rule = RateLimiter(redis), RateLimit(limit=2)
 
     assert (await limiter.hit("ann", "a", rule, cost=0)).remaining == 2
@@ -83,14 +88,14 @@ async def test_looking_costs_nothing(redis):
     assert [key async for key in redis.scan_iter("corral:ratelimit:*")]
 
 
-async def test_a_request_dearer_than_the_limit_is_refused_without_counting(redis):
+async def test_a_request_dearer_than_the_limit_is_refused_without_counting(redis: RedisClient) -> None:
     limiter, rule = RateLimiter(redis), RateLimit(limit=2)
 
     assert not (await limiter.hit("ann", "a", rule, cost=3)).allowed
     assert (await limiter.hit("ann", "a", rule)).remaining == 1
 
 
-async def test_check_raises_with_the_time_to_wait(redis):
+async def test_check_raises_with_the_time_to_wait(redis: RedisClient) -> None:
     limiter, rule = RateLimiter(redis), RateLimit(limit=1)
     await limiter.check("ann", "a", rule)
 
@@ -100,7 +105,7 @@ async def test_check_raises_with_the_time_to_wait(redis):
     assert timedelta(seconds=50) < caught.value.retry_after <= timedelta(minutes=1)
 
 
-async def test_script_comes_back_after_the_server_forgot_it(redis):
+async def test_script_comes_back_after_the_server_forgot_it(redis: RedisClient) -> None:
     limiter, rule = RateLimiter(redis), RateLimit(limit=2)
     await limiter.hit("ann", "a", rule)
     await redis.script_flush()
@@ -108,7 +113,7 @@ async def test_script_comes_back_after_the_server_forgot_it(redis):
     assert (await limiter.hit("ann", "a", rule)).remaining == 0
 
 
-async def test_headers_say_what_was_decided(redis):
+async def test_headers_say_what_was_decided(redis: RedisClient) -> None:
     limiter, rule = RateLimiter(redis), RateLimit(limit=1)
 
     allowed = (await limiter.hit("ann", "a", rule)).headers()
@@ -119,6 +124,6 @@ async def test_headers_say_what_was_decided(redis):
 
 
 @pytest.mark.parametrize("wrong", [{"limit": 0}, {"limit": 1, "window": timedelta(0)}])
-def test_impossible_rules_are_refused(wrong):
+def test_impossible_rules_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         RateLimit(**wrong)

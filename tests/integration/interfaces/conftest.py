@@ -1,22 +1,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import httpx2 as httpx
 import pytest
 from fastapi import FastAPI
+from tests.integration.interfaces.samples import Client, ClientFactory, TokenFactory, declare_samples
 
+from corral.client import Corral
 from corral.interfaces.http import create_app
 from corral.interfaces.identity import TokenStore
 from corral.settings import Settings
 from corral.testing import EmbeddedServer
-from tests.integration.interfaces.fake_corral import FakeCorral as Corral
-from tests.integration.interfaces.samples import Thumbnail, declare_samples
-
-Client = httpx.AsyncClient
-
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
@@ -37,9 +34,6 @@ async def corral(server: EmbeddedServer) -> AsyncIterator[Corral]:
 @pytest.fixture
 async def app(corral: Corral) -> FastAPI:
     return create_app(corral)
-
-
-ClientFactory = Callable[..., Awaitable[Client]]
 
 
 @pytest.fixture
@@ -64,12 +58,10 @@ async def client(open_client: ClientFactory) -> Client:
 
 
 @pytest.fixture
-async def token_for(corral: Corral) -> Callable[..., Awaitable[str]]:
+async def token_for(corral: Corral) -> TokenFactory:
     async def make(user: str, *scopes: str, **options: object) -> str:
         token, _ = await TokenStore(corral.redis).create(user, scopes, **options)  # type: ignore[arg-type]
         return token
 
     return make
 
-
-__all__ = ["Thumbnail"]

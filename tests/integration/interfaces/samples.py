@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx2 as httpx
 from pydantic import BaseModel
 
 from corral.jobs.code_generation.payload import CodeGeneration
+
+
+Client = httpx.AsyncClient
+ClientFactory = Callable[..., Awaitable[Client]]
+TokenFactory = Callable[..., Awaitable[str]]
 
 
 class Thumbnail(BaseModel):

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+from corral.client import Corral
+import httpx2 as httpx
+from tests.integration.interfaces.samples import ClientFactory, TokenFactory
+
 import asyncio
 from datetime import timedelta
 
 import jwt
 import pytest
+from tests.integration.interfaces.samples import code_generation
 
 from corral.errors import ConfigurationError
 from corral.interfaces.http import create_app
 from corral.interfaces.identity import Authenticator, JwtVerifier, TokenStore
-from tests.integration.interfaces.samples import code_generation
 
 SECRET = "a secret of thirty-two bytes or more"
 READ, SUBMIT, MANAGE, ADMIN = "read", "submit", "manage", "admin"
 #: Method, path, body, the scope that it needs. ``{own}`` is a delayed job of the user "ann".
 ENDPOINTS = [
     ("POST", "/v1/jobs/anything", {"data": {}}, SUBMIT),
-    ("POST", "/v1/jobs/anything/batch", {"items": [{}]}, SUBMIT),
+    ("POST", "/v1/queues/anything/jobs", {"items": [{}]}, SUBMIT),
     ("POST", "/v1/flows", {"jobType": "anything", "data": {}}, SUBMIT),
     ("GET", "/v1/jobs/anything", None, READ),
     ("GET", "/v1/jobs/anything/{own}", None, READ),
@@ -48,13 +53,13 @@ GRANTS = {
 }
 
 
-async def own_job(corral, user="ann", **options):
+async def own_job(corral: Corral, user: str = "ann", **options: Any) -> str:
     job = await corral.add_job("anything", {"userId": user}, delay=timedelta(hours=1), **options)
     return job.id
 
 
-@pytest.mark.parametrize(("method", "path", "body", "needs"), ENDPOINTS, ids=lambda value: str(value))
-async def test_scopes(corral, open_client, token_for, method, path, body, needs):
+@pytest.mark.parametrize(("method", "path", "body", "needs"), ENDPOINTS, ids=str)
+async def test_scopes(corral: Corral, open_client: ClientFactory, token_for: TokenFactory, method: str, path: str, body: Any, needs: str) -> None:  # noqa: PLR0917
     nobody = await open_client()
     await token_for("somebody", ADMIN)
     path = path.replace("{own}", await own_job(corral))
@@ -75,8 +80,8 @@ OWN = [(method, path, body) for method, path, body, _ in ENDPOINTS if "{own}" in
 OWN += [("DELETE", "/v1/jobs/anything/{own}", None), ("POST", "/v1/jobs/anything/{own}/retry", None)]
 
 
-@pytest.mark.parametrize(("method", "path", "body"), OWN, ids=lambda value: str(value))
-async def test_somebody_elses_job_looks_as_if_it_did_not_exist(corral, open_client, token_for, method, path, body):
+@pytest.mark.parametrize(("method", "path", "body"), OWN, ids=str)
+async def test_somebody_elses_job_looks_as_if_it_did_not_exist(corral: Corral, open_client: ClientFactory, token_for: TokenFactory, method: str, path: str, body: Any) -> None:  # noqa: PLR0917
     job_id = await own_job(corral, "bob")
     ann = await open_client(token=await token_for("ann", READ, SUBMIT))
 
@@ -88,13 +93,13 @@ async def test_somebody_elses_job_looks_as_if_it_did_not_exist(corral, open_clie
     assert (await corral.get_job_status("anything", job_id)).state == "delayed"
 
 
-async def test_lists_hold_only_the_callers_jobs(corral, open_client, token_for):
+async def test_lists_hold_only_the_callers_jobs(corral: Corral, open_client: ClientFactory, token_for: TokenFactory) -> None:
     mine = await own_job(corral, "ann")
     theirs = await own_job(corral, "bob")
     ann = await open_client(token=await token_for("ann", READ))
     boss = await open_client(token=await token_for("boss", MANAGE))
 
-    def ids(answer):
+    def ids(answer: httpx.Response) -> set[str]:
         return {job["id"] for job in answer.json()["jobs"]}
 
     assert ids(await ann.get("/v1/jobs/anything")) == {mine}
@@ -102,14 +107,14 @@ async def test_lists_hold_only_the_callers_jobs(corral, open_client, token_for):
     assert ids(await boss.get("/v1/jobs/anything")) == {mine, theirs}
 
 
-async def test_payload_can_not_claim_another_user(corral, open_client, token_for):
+async def test_payload_can_not_claim_another_user(corral: Corral, open_client: ClientFactory, token_for: TokenFactory) -> None:
     ann = await open_client(token=await token_for("ann", SUBMIT, MANAGE))
     server = await open_client(token=await token_for("platform", ADMIN))
     for name in ("userId", "user_id"):
         data = code_generation(**{name: "bob"})
         refused = await ann.post("/v1/jobs/code-generation", json={"data": data})
         assert refused.status_code == 403
-        in_batch = await ann.post("/v1/jobs/code-generation/batch", json={"items": [code_generation(), data]})
+        in_batch = await ann.post("/v1/queues/code-generation/jobs", json={"items": [code_generation(), data]})
         assert in_batch.status_code == 403
         child = {"jobType": "code-generation", "data": data}
         in_flow = await ann.post("/v1/flows", json={"jobType": "anything", "data": {}, "children": [child]})
@@ -118,7 +123,7 @@ async def test_payload_can_not_claim_another_user(corral, open_client, token_for
     assert (await corral.get_queue_stats("code-generation")).total == 2
 
 
-async def test_job_without_a_user_in_its_payload_belongs_to_who_added_it(open_client, token_for):
+async def test_job_without_a_user_in_its_payload_belongs_to_who_added_it(open_client: ClientFactory, token_for: TokenFactory) -> None:
     ann = await open_client(token=await token_for("ann", READ, SUBMIT))
     bob = await open_client(token=await token_for("bob", READ, SUBMIT))
     added = await ann.post("/v1/jobs/thumbnail", json={"data": {"url": "x"}, "options": {"jobId": "mine"}})
@@ -130,7 +135,7 @@ async def test_job_without_a_user_in_its_payload_belongs_to_who_added_it(open_cl
     assert (await bob.get("/v1/jobs/thumbnail/mine")).status_code == 404
 
 
-async def test_deduplication_ids_of_two_users_do_not_meet(open_client, token_for):
+async def test_deduplication_ids_of_two_users_do_not_meet(open_client: ClientFactory, token_for: TokenFactory) -> None:
     ann = await open_client(token=await token_for("ann", SUBMIT))
     bob = await open_client(token=await token_for("bob", SUBMIT))
     body = {"data": {}, "options": {"deduplication": {"id": "same"}}}
@@ -142,7 +147,7 @@ async def test_deduplication_ids_of_two_users_do_not_meet(open_client, token_for
     assert other != first
 
 
-async def test_idempotency_keys_of_two_users_do_not_meet(open_client, token_for):
+async def test_idempotency_keys_of_two_users_do_not_meet(open_client: ClientFactory, token_for: TokenFactory) -> None:
     ids = []
     for user in ("ann", "bob"):
         caller = await open_client(token=await token_for(user, SUBMIT))
@@ -151,7 +156,7 @@ async def test_idempotency_keys_of_two_users_do_not_meet(open_client, token_for)
     assert len(set(ids)) == 2
 
 
-async def test_token_limited_to_projects(open_client, token_for):
+async def test_token_limited_to_projects(open_client: ClientFactory, token_for: TokenFactory) -> None:
     ann = await open_client(token=await token_for("ann", SUBMIT, projects=["proj-id"]))
 
     allowed = await ann.post("/v1/jobs/code-generation", json={"data": code_generation()})
@@ -160,7 +165,7 @@ async def test_token_limited_to_projects(open_client, token_for):
     assert (allowed.status_code, refused.status_code) == (201, 403)
 
 
-async def test_revoked_token_ends(corral, open_client, token_for):
+async def test_revoked_token_ends(corral: Corral, open_client: ClientFactory, token_for: TokenFactory) -> None:
     admin = await open_client(token=await token_for("root", ADMIN))
     made = (await admin.post("/v1/tokens", json={"userId": "ann", "scopes": ["read"], "name": "laptop"})).json()
     ann = await open_client(token=made["token"])
@@ -175,7 +180,7 @@ async def test_revoked_token_ends(corral, open_client, token_for):
     assert (await admin.delete(f"/v1/tokens/{made['id']}")).status_code == 404
 
 
-async def test_secret_is_stored_nowhere(corral, token_for):
+async def test_secret_is_stored_nowhere(corral: Corral, token_for: TokenFactory) -> None:
     token = await token_for("ann", READ)
     secret = token.rsplit("_", 1)[1] if token.count("_") == 2 else token[24:]
     stored = []
@@ -187,14 +192,14 @@ async def test_secret_is_stored_nowhere(corral, token_for):
     assert secret not in "".join(stored)
 
 
-async def test_expired_token_ends(open_client, token_for):
+async def test_expired_token_ends(open_client: ClientFactory, token_for: TokenFactory) -> None:
     ann = await open_client(token=await token_for("ann", READ, lifetime=timedelta(milliseconds=1)))
     while (answer := await ann.get("/v1/me")).status_code == 200:
         await asyncio.sleep(0.01)
     assert answer.status_code == 401
 
 
-async def test_server_does_not_fall_open_when_its_last_token_ends(corral, open_client, token_for):
+async def test_server_does_not_fall_open_when_its_last_token_ends(corral: Corral, open_client: ClientFactory, token_for: TokenFactory) -> None:
     store = TokenStore(corral.redis)
     _, info = await store.create("ann", [ADMIN])
     nobody = await open_client()
@@ -216,7 +221,7 @@ async def test_server_does_not_fall_open_when_its_last_token_ends(corral, open_c
         ("127.0.0.1", {"Sec-Fetch-Site": "cross-site"}),
     ],
 )
-async def test_without_a_token_only_programs_of_this_machine_are_served(open_client, peer, headers):
+async def test_without_a_token_only_programs_of_this_machine_are_served(open_client: ClientFactory, peer: str, headers: dict[str, str]) -> None:
     caller = await open_client(peer=peer)
 
     answer = await caller.post("/v1/queues/anything/pause", headers=headers)
@@ -225,7 +230,7 @@ async def test_without_a_token_only_programs_of_this_machine_are_served(open_cli
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "corral.example"])  # noqa: S104 - refused
-async def test_public_bind_is_refused_without_a_token(corral, token_for, host):
+async def test_public_bind_is_refused_without_a_token(corral: Corral, token_for: TokenFactory, host: str) -> None:
     authenticator = Authenticator(TokenStore(corral.redis))
     with pytest.raises(ConfigurationError, match="corral token create"):
         await authenticator.refuse_public_bind(host)
@@ -236,7 +241,7 @@ async def test_public_bind_is_refused_without_a_token(corral, token_for, host):
     await Authenticator(TokenStore(corral.redis)).refuse_public_bind(host)
 
 
-async def test_jwt_of_the_platform(corral, open_client):
+async def test_jwt_of_the_platform(corral: Corral, open_client: ClientFactory) -> None:
     authenticator = Authenticator(TokenStore(corral.redis), JwtVerifier(secret=SECRET))
     app = create_app(corral, authenticator=authenticator)
     soon = 4_000_000_000
@@ -251,7 +256,7 @@ async def test_jwt_of_the_platform(corral, open_client):
     assert (await nobody.get("/v1/me")).status_code == 401
 
 
-async def test_limit_is_per_user_and_endpoint_and_says_so(corral, open_client, token_for):
+async def test_limit_is_per_user_and_endpoint_and_says_so(corral: Corral, open_client: ClientFactory, token_for: TokenFactory) -> None:
     app = create_app(corral)
     guard = await app.state.corral_api.guard()
     guard.request_limit = 3

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+from corral.client import Corral
+from tests.integration.interfaces.samples import Client
+
 import asyncio
 import contextlib
 import json
@@ -13,10 +17,15 @@ import uvicorn
 
 from corral.interfaces.http import create_app
 from corral.testing.server import free_port
+from corral.wire.keys import QueueKeys
+
+
+Event = tuple[str, str, dict[str, Any]]
+Events = AsyncIterator[Event]
 
 
 @pytest.fixture
-async def base(corral) -> AsyncIterator[str]:
+async def base(corral: Corral) -> AsyncIterator[str]:
     app = create_app(corral)
     port = free_port()
     running = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="off"))
@@ -30,14 +39,14 @@ async def base(corral) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def following(url: str, **headers: str):
+async def following(url: str, **headers: str) -> AsyncIterator[Events]:
     async with httpx.AsyncClient(timeout=20) as client, client.stream("GET", url, headers=headers) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
         yield events_of(answer.aiter_lines())
 
 
-async def events_of(lines) -> AsyncIterator[tuple[str, str, dict]]:
+async def events_of(lines: AsyncIterator[str]) -> Events:
     event: dict[str, str] = {}
     async for line in lines:
         if line == "" and "data" in event:
@@ -48,14 +57,14 @@ async def events_of(lines) -> AsyncIterator[tuple[str, str, dict]]:
             event[name] = value
 
 
-async def until(events, name):
+async def until(events: Events, name: str) -> Event:
     async for event in events:
         if event[0] == name:
             return event
     raise AssertionError(f"the stream ended without {name!r}")
 
 
-async def test_queue_tells_what_happens_and_goes_on_by_last_event_id(base, corral):
+async def test_queue_tells_what_happens_and_goes_on_by_last_event_id(base: str, corral: Corral) -> None:
     url = f"{base}/v1/queues/anything/events"
     async with following(url) as events:
         await until(events, "ready")
@@ -69,9 +78,9 @@ async def test_queue_tells_what_happens_and_goes_on_by_last_event_id(base, corra
         assert (await until(events, "added"))[2]["jobId"] == missed.id
 
 
-async def test_job_tells_state_and_logs_until_its_end(base, corral):
+async def test_job_tells_state_and_logs_until_its_end(base: str, corral: Corral) -> None:
     job = await corral.add_job("anything", {"n": 1}, priority=0)
-    key = f"{corral.q('anything').keys.logs(job.id)}"
+    key = QueueKeys(corral.prefix, "anything").logs(job.id)
     await corral.redis.rpush(key, "one", "two")
 
     async with following(f"{base}/v1/jobs/anything/{job.id}/events") as events:
@@ -86,13 +95,13 @@ async def test_job_tells_state_and_logs_until_its_end(base, corral):
         assert (await until(events, "end"))[2] == {"state": "removed"}
 
 
-async def test_wrong_last_event_id_is_refused(client):
+async def test_wrong_last_event_id_is_refused(client: Client) -> None:
     answer = await client.get("/v1/queues/anything/events", headers={"Last-Event-ID": "yesterday"})
 
     assert (answer.status_code, answer.json()["type"]) == (422, "urn:corral:problem:request-invalid")
 
 
-async def test_streams_end_when_the_server_is_about_to_stop(corral):
+async def test_streams_end_when_the_server_is_about_to_stop(corral: Corral) -> None:
     app = create_app(corral)
     port = free_port()
     running = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="off"))

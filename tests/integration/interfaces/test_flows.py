@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+from corral.client import Corral
+from tests.integration.interfaces.samples import Client, ClientFactory, TokenFactory
+
 from corral.interfaces.identity import Scope
 
 
-def family(**changes):
+def family(**changes: Any) -> dict[str, Any]:
     return {
         "jobType": "anything",
         "data": {"n": 0},
@@ -12,7 +16,7 @@ def family(**changes):
     }
 
 
-async def test_parent_waits_for_its_children(client):
+async def test_parent_waits_for_its_children(client: Client) -> None:
     answer = await client.post("/v1/flows", json=family())
 
     added = answer.json()
@@ -25,7 +29,7 @@ async def test_parent_waits_for_its_children(client):
         assert job["parent"].endswith(f":anything:{added['id']}")
 
 
-async def test_all_jobs_of_a_flow_are_the_callers(open_client, token_for):
+async def test_all_jobs_of_a_flow_are_the_callers(open_client: ClientFactory, token_for: TokenFactory) -> None:
     ann = await open_client(token=await token_for("ann", Scope.SUBMIT, Scope.READ))
     bob = await open_client(token=await token_for("bob", Scope.SUBMIT, Scope.READ))
     added = (await ann.post("/v1/flows", json=family())).json()
@@ -36,7 +40,7 @@ async def test_all_jobs_of_a_flow_are_the_callers(open_client, token_for):
         assert (await bob.get(path)).status_code == 404
 
 
-async def test_one_bad_child_adds_nothing(client, corral):
+async def test_one_bad_child_adds_nothing(client: Client, corral: Corral) -> None:
     bad = {"jobType": "thumbnail", "data": {"url": 7}}
     answer = await client.post("/v1/flows", json=family(children=[{"jobType": "anything", "data": {}}, bad]))
 
@@ -44,7 +48,7 @@ async def test_one_bad_child_adds_nothing(client, corral):
     assert (await corral.get_queue_stats("anything")).total == 0
 
 
-async def test_key_adds_a_flow_once(client, corral):
+async def test_key_adds_a_flow_once(client: Client, corral: Corral) -> None:
     first = await client.post("/v1/flows", json=family(), headers={"Idempotency-Key": "f"})
     again = await client.post("/v1/flows", json=family(), headers={"Idempotency-Key": "f"})
 
@@ -52,7 +56,7 @@ async def test_key_adds_a_flow_once(client, corral):
     assert (await corral.get_queue_stats("anything")).total == 2
 
 
-async def test_flow_has_a_bound(client):
+async def test_flow_has_a_bound(client: Client) -> None:
     wide = [{"jobType": "anything", "data": {}} for _ in range(100)]
     deep = {"jobType": "anything", "data": {}, "children": wide}
     answer = await client.post("/v1/flows", json=family(children=[deep] * 10))

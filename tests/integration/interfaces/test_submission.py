@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+from typing import Any
+from corral.client import Corral
+from fastapi import FastAPI
+import httpx2 as httpx
+from collections.abc import AsyncIterator
+from tests.integration.interfaces.samples import Client
+
 import asyncio
 
 import pytest
-
-from corral.queue.job import JobState
 from tests.integration.interfaces.samples import code_generation
 
+from corral.queue.job import JobState
 
-async def test_added_job_can_be_read_back(client, corral):
+
+async def test_added_job_can_be_read_back(client: Client, corral: Corral) -> None:
     added = await client.post("/v1/jobs/code-generation", json={"data": code_generation(), "options": {"priority": 1}})
 
     assert added.status_code == 201
@@ -21,7 +28,7 @@ async def test_added_job_can_be_read_back(client, corral):
     assert (await corral.get_job_status("code-generation", job_id)).user_id == "local"
 
 
-async def test_snake_case_is_accepted_and_written_as_camel_case(client):
+async def test_snake_case_is_accepted_and_written_as_camel_case(client: Client) -> None:
     data = {"task_id": "1", "user_id": "me", "prompt": "p", "project_id": "x"}
     added = await client.post("/v1/jobs/code-generation", json={"data": data, "options": {"delay_ms": 60000}})
 
@@ -42,7 +49,7 @@ async def test_snake_case_is_accepted_and_written_as_camel_case(client):
         ({"colour": "red"}, "/options/colour"),
     ],
 )
-async def test_wrong_option_is_named(client, corral, options, field):
+async def test_wrong_option_is_named(client: Client, corral: Corral, options: dict[str, Any], field: str) -> None:
     answer = await client.post("/v1/jobs/anything", json={"data": {}, "options": options})
 
     assert answer.status_code == 422
@@ -52,7 +59,7 @@ async def test_wrong_option_is_named(client, corral, options, field):
     assert (await corral.get_queue_stats("anything")).total == 0
 
 
-async def test_wrong_payload_field_is_named_and_nothing_is_added(client, corral):
+async def test_wrong_payload_field_is_named_and_nothing_is_added(client: Client, corral: Corral) -> None:
     answer = await client.post("/v1/jobs/code-generation", json={"data": code_generation(prompt=7, taskId="../x")})
 
     problem = answer.json()
@@ -66,7 +73,7 @@ async def test_wrong_payload_field_is_named_and_nothing_is_added(client, corral)
     [b"", b"{", b"[]", b'{"data": {"x": NaN}}', b'{"data": {"x": 1e999}}', b'{"data": {"x": "\\ud800"}}', b"\xff\xfe",
      b'{"data":' + b"[" * 5000 + b"]" * 5000 + b"}"],
 )  # fmt: skip
-async def test_what_is_not_json_is_refused(client, corral, body):
+async def test_what_is_not_json_is_refused(client: Client, corral: Corral, body: Any) -> None:
     answer = await client.post("/v1/jobs/anything", content=body, headers={"content-type": "application/json"})
 
     assert answer.status_code == 422
@@ -74,10 +81,10 @@ async def test_what_is_not_json_is_refused(client, corral, body):
     assert (await corral.get_queue_stats("anything")).total == 0
 
 
-async def test_body_over_the_limit_is_refused_however_it_is_sent(client, app):
+async def test_body_over_the_limit_is_refused_however_it_is_sent(client: Client, app: FastAPI) -> None:
     app.state.corral_api.settings = app.state.corral_api.settings.model_copy(update={"request_max_bytes": 1024})
 
-    async def chunks():
+    async def chunks() -> AsyncIterator[bytes]:
         yield b'{"data": {"x": "' + b"a" * 800
         yield b"a" * 800 + b'"}}'
 
@@ -88,9 +95,9 @@ async def test_body_over_the_limit_is_refused_however_it_is_sent(client, app):
         assert (answer.status_code, answer.json()["type"]) == (413, "urn:corral:problem:too-large")
 
 
-async def test_many_jobs_are_added_in_order(client):
+async def test_many_jobs_are_added_in_order(client: Client) -> None:
     items = [{"n": number} for number in range(5)]
-    answer = await client.post("/v1/jobs/anything/batch", json={"items": items, "options": {"priority": 0}})
+    answer = await client.post("/v1/queues/anything/jobs", json={"items": items, "options": {"priority": 0}})
 
     jobs = answer.json()["jobs"]
     assert answer.status_code == 201
@@ -98,16 +105,16 @@ async def test_many_jobs_are_added_in_order(client):
     assert stored == [0, 1, 2, 3, 4]
 
 
-async def test_one_bad_item_adds_none(client, corral):
+async def test_one_bad_item_adds_none(client: Client, corral: Corral) -> None:
     items = [{"url": "a"}, {"url": 5}]
-    answer = await client.post("/v1/jobs/thumbnail/batch", json={"items": items})
+    answer = await client.post("/v1/queues/thumbnail/jobs", json={"items": items})
 
     assert answer.status_code == 422
     assert (await corral.get_queue_stats("thumbnail")).total == 0
 
 
-async def test_key_makes_concurrent_repetitions_one_job(client, corral):
-    async def add():
+async def test_key_makes_concurrent_repetitions_one_job(client: Client, corral: Corral) -> None:
+    async def add() -> httpx.Response:
         return await client.post("/v1/jobs/anything", json={"data": {"n": 1}}, headers={"Idempotency-Key": "k-1"})
 
     answers = await asyncio.gather(*(add() for _ in range(20)))
@@ -117,7 +124,7 @@ async def test_key_makes_concurrent_repetitions_one_job(client, corral):
     assert (await corral.get_queue_stats("anything")).total == 1
 
 
-async def test_key_answers_the_same_when_the_job_is_gone(client, corral):
+async def test_key_answers_the_same_when_the_job_is_gone(client: Client, corral: Corral) -> None:
     headers = {"Idempotency-Key": "k-2"}
     first = await client.post("/v1/jobs/anything", json={"data": {}}, headers=headers)
     await corral.remove_job("anything", first.json()["id"])
@@ -129,13 +136,13 @@ async def test_key_answers_the_same_when_the_job_is_gone(client, corral):
     assert (await corral.get_queue_stats("anything")).total == 0
 
 
-async def test_key_of_a_request_that_died_half_way_is_completed(client, corral):
+async def test_key_of_a_request_that_died_half_way_is_completed(client: Client, corral: Corral) -> None:
     """The process that took the key died before it added the job: the record is there, the job isn't."""
     headers = {"Idempotency-Key": "k-3"}
     first = await client.post("/v1/jobs/anything", json={"data": {}}, headers=headers)
     await corral.remove_job("anything", first.json()["id"])
     (record,) = [key async for key in corral.redis.scan_iter("corral:idempotency:*")]
-    stored = await corral.redis.get(record)
+    stored = str(await corral.redis.get(record))
     await corral.redis.set(record, stored.partition(', "answer"')[0] + "}", keepttl=True)
 
     again = await client.post("/v1/jobs/anything", json={"data": {}}, headers=headers)
@@ -145,7 +152,7 @@ async def test_key_of_a_request_that_died_half_way_is_completed(client, corral):
     assert (await corral.get_queue_stats("anything")).total == 1
 
 
-async def test_key_used_for_another_request_is_refused(client):
+async def test_key_used_for_another_request_is_refused(client: Client) -> None:
     headers = {"Idempotency-Key": "k-4"}
     await client.post("/v1/jobs/anything", json={"data": {"n": 1}}, headers=headers)
 
@@ -154,16 +161,16 @@ async def test_key_used_for_another_request_is_refused(client):
     assert (other.status_code, other.json()["type"]) == (422, "urn:corral:problem:idempotency-key-reused")
 
 
-async def test_key_of_a_batch_adds_it_once(client, corral):
+async def test_key_of_a_batch_adds_it_once(client: Client, corral: Corral) -> None:
     body = {"items": [{"n": 1}, {"n": 2}, {"n": 3}]}
-    first = await client.post("/v1/jobs/anything/batch", json=body, headers={"Idempotency-Key": "b"})
-    again = await client.post("/v1/jobs/anything/batch", json=body, headers={"Idempotency-Key": "b"})
+    first = await client.post("/v1/queues/anything/jobs", json=body, headers={"Idempotency-Key": "b"})
+    again = await client.post("/v1/queues/anything/jobs", json=body, headers={"Idempotency-Key": "b"})
 
     assert first.json() == again.json()
     assert (await corral.get_queue_stats("anything")).total == 3
 
 
-async def test_every_key_in_redis_has_an_end(client, corral):
+async def test_every_key_in_redis_has_an_end(client: Client, corral: Corral) -> None:
     await client.post("/v1/jobs/thumbnail", json={"data": {"url": "x"}}, headers={"Idempotency-Key": "e"})
 
     for pattern in ("corral:idempotency:*", "corral:owner:*"):
@@ -172,14 +179,14 @@ async def test_every_key_in_redis_has_an_end(client, corral):
         assert all([await corral.redis.ttl(key) > 0 for key in keys])
 
 
-async def test_unknown_job_type_is_a_clear_404(client):
+async def test_unknown_job_type_is_a_clear_404(client: Client) -> None:
     answer = await client.post("/v1/jobs/nope", json={"data": {}})
 
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:corral:problem:unknown-job-type")
     assert "code-generation" in answer.json()["detail"]
 
 
-async def test_waiting_states_are_listed(client):
+async def test_waiting_states_are_listed(client: Client) -> None:
     await client.post("/v1/jobs/anything", json={"data": {}, "options": {"priority": 0}})
     await client.post("/v1/jobs/anything", json={"data": {}, "options": {"delayMs": 100000}})
 

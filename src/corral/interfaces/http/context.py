@@ -115,10 +115,10 @@ class Call:
         """Whether the job is the caller's, or they see everybody's."""
         if self.principal.sees_everyone:
             return True
-        owner = status.user_id
-        if owner is None:
-            owner = await self.corral.redis.get(owner_key(status.job_type, status.id))
-        return self.principal.owns(owner)
+        if status.user_id is not None:
+            return self.principal.owns(status.user_id)
+        recorded = await self.corral.redis.get(owner_key(status.job_type, status.id))
+        return recorded is not None and self.principal.owns(str(recorded))
 
 
 def owner_key(job_type: str, job_id: str) -> str:

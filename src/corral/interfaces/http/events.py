@@ -22,6 +22,7 @@ from corral.interfaces.http.jobs import FINISHED
 from corral.interfaces.http.problems import HttpProblem
 from corral.interfaces.http.routes import endpoint, json_bytes
 from corral.interfaces.http.views import job_summary, job_view
+from corral.wire.keys import QueueKeys
 
 if TYPE_CHECKING:
     from corral.queue.status import JobStatus
@@ -75,9 +76,9 @@ async def stream_queue(call: CallDep, job_type: models.JobTypeName, last: LastEv
     return sse(call.api, queue_events(call, call.known(job_type), after=place))
 
 
-def _parse(last: str | None) -> tuple[str, int]:
+def _parse(last: str | None) -> tuple[str | None, int]:
     if last is None:
-        return "$", 0
+        return None, 0
     match = _PLACE.fullmatch(last)
     if match is None:
         raise HttpProblem(
@@ -99,42 +100,29 @@ def sse(api: Api, events: AsyncIterator[bytes]) -> Response:
 async def _until_closing(api: Api, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield b"retry: 2000\n\n"
     closing = asyncio.ensure_future(api.closing.wait())
-    following: asyncio.Future[bytes] | None = None
+    following: asyncio.Task[bytes | None] | None = None
     try:
-        while True:
-            following = following or asyncio.ensure_future(_next(events))
-            done, _ = await asyncio.wait(
-                {following, closing}, timeout=_HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
-            )
-            if closing in done:
-                return
-            if following in done:
-                try:
-                    yield following.result()
-                except StopAsyncIteration:
-                    return
-                following = None
-            else:
+        while not closing.done():
+            following = following or asyncio.create_task(_next(events))
+            waiting: set[asyncio.Future[Any]] = {following, closing}
+            done, _ = await asyncio.wait(waiting, timeout=_HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
                 yield b": still here\n\n"
+            elif following in done:
+                event, following = following.result(), None
+                if event is None:
+                    return
+                yield event
     finally:
         closing.cancel()
         if following is not None:
             following.cancel()
-            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                await following
+            await asyncio.gather(following, return_exceptions=True)
         await events.aclose()  # type: ignore[attr-defined]  # an async generator
 
 
-async def _next(events: AsyncIterator[bytes]) -> bytes:
-    try:
-        return await anext(events)
-    except StopAsyncIteration:
-        # A Future can't carry StopAsyncIteration out of a coroutine unchanged on every Python.
-        raise _Ended from None
-
-
-class _Ended(StopAsyncIteration):
-    """The events are over."""
+async def _next(events: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(events, None)
 
 
 def encode(name: str, data: Any, *, event_id: str | None = None) -> bytes:
@@ -144,12 +132,39 @@ def encode(name: str, data: Any, *, event_id: str | None = None) -> bytes:
     return f"{head}event: {name}\ndata: ".encode() + body + b"\n\n"
 
 
+class _Follower:
+    """Hears of one job in its queue's stream."""
+
+    def __init__(self, call: Call, job_type: str, job_id: str, after: str) -> None:
+        self.place = after
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._follow(call, job_type, job_id, after))
+
+    async def _follow(self, call: Call, job_type: str, job_id: str, after: str) -> None:
+        async for event in call.corral.events(job_type, after=after):
+            if event.job_id == job_id:
+                self.place = event.id
+                self._changed.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Return after something happened, or after some time."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        self._changed.clear()
+        if self._task.done():
+            self._task.result()  # it ends only by an error
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
 async def job_events(
     call: Call,
     job_type: str,
     job_id: str,
     *,
-    after: str = "$",
+    after: str | None = None,
     log_offset: int = 0,
     show: Callable[[JobStatus], Any] = job_view,
 ) -> AsyncIterator[bytes]:
@@ -158,20 +173,11 @@ async def job_events(
     The stream only says that something happened; what is sent is the job as it is, so nothing can be missed between
     the first look and the stream's first event.
     """
-    changes: asyncio.Queue[str] = asyncio.Queue(maxsize=1000)
-    if after == "$":
-        after = await last_event_id(call, job_type)
-    place = after
-
-    async def follow() -> None:
-        async for event in call.corral.events(job_type, after=after):
-            if event.job_id == job_id:
-                await changes.put(event.id)
-
-    follower = asyncio.create_task(follow())
-    shown: Any = None
+    follower = _Follower(call, job_type, job_id, after or await last_event_id(call, job_type))
+    shown: JobStatus | None = None
     try:
         while True:
+            place = follower.place
             try:
                 status = await call.job(job_type, job_id)
             except JobNotFound:
@@ -185,28 +191,22 @@ async def job_events(
             if status != shown:
                 shown = status
                 yield encode("job", show(status), event_id=f"{place}/{log_offset}")
-            if status.state in FINISHED and log_offset >= logs.total:
-                yield encode("end", {"state": status.state}, event_id=f"{place}/{log_offset}")
-                return
             if log_offset < logs.total:
                 continue
-            with contextlib.suppress(TimeoutError):
-                place = await asyncio.wait_for(changes.get(), _LOG_POLL_S)
-                while not changes.empty():
-                    place = changes.get_nowait()
-            if follower.done():
-                follower.result()
+            if status.state in FINISHED:
+                yield encode("end", {"state": status.state}, event_id=f"{place}/{log_offset}")
+                return
+            await follower.wait(_LOG_POLL_S)
     finally:
-        follower.cancel()
-        await asyncio.gather(follower, return_exceptions=True)
+        await follower.close()
 
 
 async def queue_events(
-    call: Call, job_type: str, *, after: str = "$", show: Callable[[JobStatus], Any] = job_summary
+    call: Call, job_type: str, *, after: str | None = None, show: Callable[[JobStatus], Any] = job_summary
 ) -> AsyncIterator[bytes]:
     """What happens in a queue, as far as the caller may see it."""
     visible: dict[str, bool] = {}
-    if after == "$":
+    if after is None:
         after = await last_event_id(call, job_type)
     yield encode("ready", {"jobType": job_type}, event_id=after)
     async for event in call.corral.events(job_type, after=after):
@@ -229,4 +229,5 @@ async def queue_events(
 
 async def last_event_id(call: Call, job_type: str) -> str:
     """The newest place in the queue's stream, so that what happens from now on isn't missed while connecting."""
-    return await call.corral.last_event_id(job_type)
+    newest = await call.corral.redis.xrevrange(QueueKeys(call.corral.prefix, job_type).events, count=1)
+    return str(newest[0][0]) if newest else "0-0"

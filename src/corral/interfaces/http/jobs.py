@@ -12,7 +12,7 @@ from starlette.responses import Response
 from corral.errors import JobFailed, JobNotFound, ResultTimedOut
 from corral.interfaces.http import models
 from corral.interfaces.http.context import Call, CallDep
-from corral.interfaces.http.listing import JobFilter, decode_cursor, encode_cursor, find_jobs
+from corral.interfaces.http.listing import JobFilter, find_jobs
 from corral.interfaces.http.routes import Json, endpoint
 from corral.interfaces.http.views import job_summary, job_view
 from corral.queue.job import JobState
@@ -40,7 +40,7 @@ def add_routes(router: APIRouter) -> None:
     endpoint(router, "DELETE", _JOB, remove_job, scope="submit", answers=None, status=204, problems=(404, 409))
 
 
-async def list_jobs(
+async def list_jobs(  # noqa: PLR0917 - FastAPI gives them by name
     call: CallDep,
     job_type: models.JobTypeName,
     state: Annotated[list[JobState] | None, Query(description="Only these; repeat for several.")] = None,
@@ -49,7 +49,9 @@ async def list_jobs(
     text: Annotated[str | None, Query(min_length=1, max_length=200, description="In id, payload or error.")] = None,
     order: models.Order = models.Order.NEWEST,
     limit: Limit = 50,
-    cursor: Annotated[str | None, Query(max_length=100, description="An earlier answer's `nextCursor`.")] = None,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^(0|[1-9][0-9]{0,14})$", description="An earlier answer's `nextCursor`.")
+    ] = None,
 ) -> Response:
     """List jobs.
 
@@ -62,12 +64,14 @@ async def list_jobs(
         state,
         wanted=JobFilter(user_id=user, project_id=project, text=text),
         may_see=call.may_see,
-        offset=decode_cursor(cursor),
+        offset=int(cursor or 0),
         limit=limit,
         newest_first=order is models.Order.NEWEST,
         sees_everyone=call.principal.sees_everyone,
     )
-    return Json(models.JobPage(jobs=[job_summary(job) for job in found], next_cursor=encode_cursor(offset)))
+    return Json(
+        models.JobPage(jobs=[job_summary(job) for job in found], next_cursor=None if offset is None else str(offset))
+    )
 
 
 async def get_job(call: CallDep, job_type: models.JobTypeName, job_id: models.JobId) -> Response:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from corral.interfaces.http.problems import FieldProblem, HttpProblem
 from corral.interfaces.http.views import project_of
 
 if TYPE_CHECKING:
@@ -92,27 +89,3 @@ async def find_jobs(
         offset += len(batch)
         if len(batch) < batch_size:
             return found, None
-
-
-def encode_cursor(offset: int | None) -> str | None:
-    """An offset as an opaque text."""
-    return None if offset is None else base64.urlsafe_b64encode(json.dumps({"o": offset}).encode()).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str | None) -> int:
-    """Back again.
-
-    Raises:
-        HttpProblem: It is no cursor of ours.
-    """
-    if cursor is None:
-        return 0
-    try:
-        offset = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))["o"]
-        if isinstance(offset, int) and not isinstance(offset, bool) and 0 <= offset < 2**53:
-            return offset
-    except (binascii.Error, ValueError, KeyError, TypeError):
-        pass
-    detail = "cursor: expected the nextCursor of an earlier answer"
-    field = FieldProblem(field="query:cursor", message="expected the nextCursor of an earlier answer")
-    raise HttpProblem(422, "request-invalid", "The request is not of the expected form", detail, [field])

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, Strict, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
 from corral.queue.job import JobState
@@ -21,12 +21,17 @@ ScheduleId = Annotated[str, StringConstraints(min_length=1, max_length=200, patt
 
 _TEN_YEARS_MS = 315_360_000_000
 _TEN_YEARS_S = _TEN_YEARS_MS // 1000
-_EXAMPLE_DATA = {
+_EXAMPLE_DATA: dict[str, JsonValue] = {
     "taskId": "123",
     "userId": "user-id",
     "prompt": "Build auth system",
     "projectId": "proj-id",
 }
+
+
+Int = Annotated[int, Strict()]
+"""``true`` and ``"3"`` are none."""
+Bool = Annotated[bool, Strict()]
 
 
 class Inbound(BaseModel):
@@ -35,6 +40,17 @@ class Inbound(BaseModel):
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, use_attribute_docstrings=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, given: Any) -> Any:
+        """JSON Schema takes ``3.0`` for an integer."""
+        if not isinstance(given, dict):
+            return given
+        return {
+            name: int(value) if isinstance(value, float) and value.is_integer() else value
+            for name, value in given.items()
+        }
 
 
 class Outbound(BaseModel):
@@ -53,7 +69,7 @@ class BackoffOption(Inbound):
     """How long a failed job waits before it is tried again."""
 
     type: Literal["exponential", "fixed"] = "exponential"
-    delay_ms: int = Field(
+    delay_ms: Int = Field(
         default=1000, ge=0, le=_TEN_YEARS_MS, validation_alias=AliasChoices("delayMs", "delay_ms", "delay")
     )
     """Before the first retry; doubles with each one when exponential."""
@@ -65,38 +81,38 @@ class DeduplicationOption(Inbound):
     """Add nothing while a job of the same deduplication id is there."""
 
     id: Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
-    ttl_ms: int | None = Field(
+    ttl_ms: Int | None = Field(
         default=None, ge=1, le=_TEN_YEARS_MS, validation_alias=AliasChoices("ttlMs", "ttl_ms", "ttl")
     )
     """How long the id is kept; none: until the job ends."""
-    extend: bool = False
+    extend: Bool = False
     """Each further add begins ``ttlMs`` anew."""
-    replace: bool = False
+    replace: Bool = False
     """Each further add replaces a delayed job's data (debounce)."""
 
 
 class JobOptions(Inbound):
     """How the job is to be run."""
 
-    priority: int | None = Field(default=None, ge=0, le=2_097_151)
+    priority: Int | None = Field(default=None, ge=0, le=2_097_151)
     """0 is the most urgent; critical 0, high 1, medium 5 (default), low 10."""
-    delay_ms: int | None = Field(
+    delay_ms: Int | None = Field(
         default=None, ge=0, le=_TEN_YEARS_MS, validation_alias=AliasChoices("delayMs", "delay_ms", "delay")
     )
     """Not before this many milliseconds from now."""
     run_at: Annotated[datetime, Field(json_schema_extra={"format": "date-time"})] | None = None
     """Not before this instant; with its offset from UTC. Not together with ``delayMs``."""
-    attempts: int | None = Field(default=None, ge=1, le=1000)
+    attempts: Int | None = Field(default=None, ge=1, le=1000)
     """How often it is tried in all."""
     backoff: BackoffOption | None = None
     job_id: CustomJobId | None = None
     """An id of your own; adding it again adds nothing."""
-    lifo: bool = False
+    lifo: Bool = False
     """Before the others of its priority instead of after them."""
     deduplication: DeduplicationOption | None = None
-    keep_completed_s: int | None = Field(default=None, ge=0, le=_TEN_YEARS_S)
+    keep_completed_s: Int | None = Field(default=None, ge=0, le=_TEN_YEARS_S)
     """How long it is kept once completed."""
-    keep_failed_s: int | None = Field(default=None, ge=0, le=_TEN_YEARS_S)
+    keep_failed_s: Int | None = Field(default=None, ge=0, le=_TEN_YEARS_S)
     """How long it is kept once failed."""
 
 
@@ -268,20 +284,21 @@ class CancelOutcome(Outbound):
     """``removed``: it had not started and is gone. ``stopping``: its worker has been told and ends it as failed."""
 
 
+CleanableState = Literal[JobState.COMPLETED, JobState.FAILED, JobState.WAITING, JobState.DELAYED, JobState.PRIORITIZED]
+
+
 class CleanQueue(Inbound):
     """Which finished jobs to remove."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"graceMs": 86_400_000, "states": ["completed"]}]})
 
-    grace_ms: int = Field(default=86_400_000, ge=0, le=_TEN_YEARS_MS)
+    grace_ms: Int = Field(default=86_400_000, ge=0, le=_TEN_YEARS_MS)
     """Only jobs that ended at least this long ago."""
-    states: Annotated[
-        list[Literal["completed", "failed", "waiting", "delayed", "prioritized"]], Field(min_length=1)
-    ] = [
-        "completed",
-        "failed",
+    states: Annotated[list[CleanableState], Field(min_length=1)] = [
+        JobState.COMPLETED,
+        JobState.FAILED,
     ]
-    limit: int = Field(default=0, ge=0, le=1_000_000)
+    limit: Int = Field(default=0, ge=0, le=1_000_000)
     """At most this many; 0: all."""
 
 
@@ -294,15 +311,15 @@ class Cleaned(Outbound):
 class DrainQueue(Inbound):
     """Remove what waits."""
 
-    delayed: bool = False
+    delayed: Bool = False
     """Delayed jobs too."""
 
 
 class RetryFailed(Inbound):
     """Put finished jobs back into the queue."""
 
-    state: Literal["failed", "completed"] = "failed"
-    limit: int = Field(default=1000, ge=1, le=100_000)
+    state: Literal[JobState.FAILED, JobState.COMPLETED] = JobState.FAILED
+    limit: Int = Field(default=1000, ge=1, le=100_000)
 
 
 class WorkerView(Outbound):
@@ -327,7 +344,7 @@ class Workers(Outbound):
 class _Schedule(Inbound):
     data: dict[str, Any] = {}
     """The payload of its jobs."""
-    limit: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    limit: Int | None = Field(default=None, ge=1, le=1_000_000_000)
     """End after so many jobs."""
 
 
@@ -351,7 +368,7 @@ class IntervalSchedule(_Schedule):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"everyMs": 60000, "data": {"projectId": "proj-id"}}]})
 
-    every_ms: int = Field(ge=1000, le=_TEN_YEARS_MS)
+    every_ms: Int = Field(ge=1000, le=_TEN_YEARS_MS)
 
 
 class ScheduleView(Outbound):
@@ -424,6 +441,69 @@ class AddedFlow(AddedJob):
     children: list[AddedFlow]
 
 
+class AddProject(Inbound):
+    """A repository to register."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"id": "proj-id", "repository": "https://github.com/owner/name", "testCommand": "python -m pytest -q"}
+            ]
+        }
+    )
+
+    id: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    repository: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    """``https://…``, or an absolute path on the server; never with a token in it."""
+    default_branch: Annotated[str, StringConstraints(min_length=1, max_length=200)] = "main"
+    forge: Literal["local", "github", "gitlab", "gitea"] | None = None
+    """Guessed from the repository's host when left out."""
+    forge_url: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    test_command: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
+    setup_command: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
+    allow_workflow_changes: Bool = False
+
+
+class ProjectView(Outbound):
+    """A registered repository."""
+
+    id: str
+    repository: str
+    default_branch: str
+    forge: str
+    forge_url: str | None
+    test_command: str | None
+    setup_command: str | None
+    allow_workflow_changes: bool
+    created_at: datetime
+
+
+class Projects(Outbound):
+    """Registered repositories."""
+
+    projects: list[ProjectView]
+
+
+class SearchHit(Outbound):
+    """A piece of code."""
+
+    path: str
+    start_line: int
+    end_line: int
+    symbol: str | None
+    kind: str
+    score: float
+    why: str
+    """What matched."""
+    text: str
+
+
+class SearchHits(Outbound):
+    """Pieces of code, best first."""
+
+    hits: list[SearchHit]
+
+
 class Health(Outbound):
     """The process is alive."""
 
@@ -459,12 +539,12 @@ class CreateToken(Inbound):
     user_id: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x20\x7f]+$")]
     scopes: Annotated[list[Literal["submit", "read", "manage", "admin"]], Field(min_length=1, max_length=4)]
     name: Annotated[str, StringConstraints(max_length=200)] = ""
-    lifetime_s: int | None = Field(default=None, ge=1, le=_TEN_YEARS_S)
+    lifetime_s: Int | None = Field(default=None, ge=1, le=_TEN_YEARS_S)
     projects: (
         Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=1000)] | None
     ) = None
     """The only projects that it may use; none: all."""
-    request_limit: int | None = Field(default=None, ge=0, le=1_000_000_000)
+    request_limit: Int | None = Field(default=None, ge=0, le=1_000_000_000)
     """Requests a minute and endpoint; 0: no limit."""
 
 

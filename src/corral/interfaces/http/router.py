@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Depends
 from fastapi.security import HTTPBearer
 
-from corral.interfaces.http import access, events, health, jobs, queues, submission
+from corral.interfaces.http import access, events, health, jobs, projects, queues, submission
 from corral.interfaces.http.context import Api, SearchPort
 from corral.interfaces.http.guard import guarded_route
 
@@ -43,7 +43,15 @@ def router_of(api: Api) -> APIRouter:
     """The router over given state."""
     route_class = guarded_route(api)
     v1 = APIRouter(prefix="/v1", route_class=route_class, dependencies=[Depends(_BEARER)])
-    for part, tag in ((submission, "jobs"), (jobs, "jobs"), (events, "events"), (queues, "queues"), (access, "access")):
+    parts = (
+        (submission, "jobs"),
+        (jobs, "jobs"),
+        (events, "events"),
+        (queues, "queues"),
+        (projects, "projects"),
+        (access, "access"),
+    )
+    for part, tag in parts:
         tagged = APIRouter(route_class=route_class, tags=[tag])
         part.add_routes(tagged)
         v1.include_router(tagged)

@@ -49,7 +49,7 @@ def add_routes(router: APIRouter) -> None:
     """Add the endpoints."""
     endpoint(router, "POST", "/jobs/{job_type}", add_job, scope="submit", answers=models.AddedJob, status=201,
              problems=(404, 409), more=_ADDED)  # fmt: skip
-    endpoint(router, "POST", "/jobs/{job_type}/batch", add_jobs, scope="submit", answers=models.AddedJobs, status=201,
+    endpoint(router, "POST", "/queues/{job_type}/jobs", add_jobs, scope="submit", answers=models.AddedJobs, status=201,
              problems=(404, 409))  # fmt: skip
     endpoint(router, "POST", "/flows", add_flow, scope="submit", answers=models.AddedFlow, status=201,
              problems=(404, 409), more=_ADDED)  # fmt: skip
@@ -209,39 +209,32 @@ async def remember_owners(call: Call, jobs: list[tuple[str, str, str]]) -> None:
 
 def option_arguments(call: Call, options: models.JobOptions) -> dict[str, Any]:
     """The options that were given, as ``add_job`` takes them."""
-    given: dict[str, Any] = {}
-    if options.priority is not None:
-        given["priority"] = options.priority
-    elif options.lifo:
-        given["priority"] = 0
-    if options.delay_ms is not None:
-        given["delay"] = timedelta(milliseconds=options.delay_ms)
-    if options.run_at is not None:
-        given["run_at"] = options.run_at
-    if options.attempts is not None:
-        given["attempts"] = options.attempts
-    if options.backoff is not None:
-        back = options.backoff
-        given["backoff"] = Backoff(timedelta(milliseconds=back.delay_ms), back.type, back.jitter)
-    if options.job_id is not None:
-        given["job_id"] = options.job_id
-    if options.lifo:
-        given["lifo"] = True
-    if options.deduplication is not None:
-        asked = options.deduplication
-        given["deduplication"] = Deduplication(
-            # Two users who choose the same id must not merge into one job.
-            id=asked.id if call.principal.sees_everyone else f"{call.principal.user_id}/{asked.id}",
-            ttl=timedelta(milliseconds=asked.ttl_ms) if asked.ttl_ms else None,
-            extend=asked.extend,
-            replace=asked.replace,
-        )
-    if options.keep_completed_s is not None:
-        given["keep_completed"] = _kept(options.keep_completed_s)
-    if options.keep_failed_s is not None:
-        given["keep_failed"] = _kept(options.keep_failed_s)
-    return given
+    back, asked = options.backoff, options.deduplication
+    # Two users who choose the same deduplication id must not merge into one job.
+    owner = "" if call.principal.sees_everyone else f"{call.principal.user_id}/"
+    given = {
+        "priority": 0 if options.lifo and options.priority is None else options.priority,
+        "delay": _milliseconds(options.delay_ms),
+        "run_at": options.run_at,
+        "attempts": options.attempts,
+        "backoff": back and Backoff(timedelta(milliseconds=back.delay_ms), back.type, back.jitter),
+        "job_id": options.job_id,
+        "lifo": options.lifo or None,
+        "deduplication": asked
+        and Deduplication(
+            id=owner + asked.id, ttl=_milliseconds(asked.ttl_ms), extend=asked.extend, replace=asked.replace
+        ),
+        "keep_completed": _kept(options.keep_completed_s),
+        "keep_failed": _kept(options.keep_failed_s),
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
-def _kept(seconds: int) -> Retention:
+def _milliseconds(value: int | None) -> timedelta | None:
+    return None if value is None else timedelta(milliseconds=value)
+
+
+def _kept(seconds: int | None) -> Retention | None:
+    if seconds is None:
+        return None
     return Retention(age=timedelta(seconds=seconds)) if seconds else Retention(count=0)
