@@ -22,6 +22,10 @@
     ├── Unrecoverable                 raised by a handler: fail this job, do not retry
     ├── ProcessDied                   a handler's own process ended without an answer (retry)
     ├── RateLimited                   raised by a handler: pause the queue for ``retry_after``; uses no attempt
+    ├── AccessRefused                 a face refuses the caller
+    │   ├── NotAuthenticated          no credential, or one that is wrong, expired or revoked
+    │   ├── NotPermitted              the caller is known, but lacks the scope, or claims to be another user
+    │   └── TooManyRequests           the caller's request limit is used up: retry_after
     └── what a waiter sees
         ├── JobFailed                 the job ended as failed
         ├── JobCancelled              ... because somebody cancelled it
@@ -170,6 +174,38 @@ class RateLimited(CorralError):
 
     Raised by a handler: the queue is paused for everybody for ``retry_after`` and the job goes back to its head
     without using an attempt.
+    """
+
+    def __init__(self, message: str | None = None, *, retry_after: timedelta) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class AccessRefused(CorralError):
+    """The caller may not do this."""
+
+
+class NotAuthenticated(AccessRefused):
+    """A valid token is needed."""
+
+
+class NotPermitted(AccessRefused):
+    """The caller is known but may not do this.
+
+    Attributes:
+        scope: The scope that would have allowed it; None when no scope would.
+    """
+
+    def __init__(self, message: str | None = None, *, scope: str | None = None) -> None:
+        super().__init__(message)
+        self.scope = scope
+
+
+class TooManyRequests(AccessRefused):
+    """The caller's request limit is used up.
+
+    Attributes:
+        retry_after: When the next request will be allowed, from now.
     """
 
     def __init__(self, message: str | None = None, *, retry_after: timedelta) -> None:

@@ -182,3 +182,19 @@ class Settings(BaseSettings):
     """Port of ``corral serve``."""
     request_limit: int = Field(default=100, ge=0)
     """HTTP requests a minute per user and endpoint; 0 lifts the limit."""
+    request_max_bytes: int = Field(default=8_388_608, ge=1024)
+    """Largest body of an HTTP request."""
+    long_poll_max: timedelta = timedelta(seconds=60)
+    """Longest time that one HTTP request waits for a job's result."""
+    session_lifetime: timedelta = timedelta(hours=12)
+    """How long a login to the dashboard lasts."""
+
+    # --- who may do what
+    jwt_secret: SecretStr | None = None
+    """Secret of the platform's own HS256 tokens, at least 32 bytes."""
+    jwt_jwks: str | None = None
+    """``https://`` address or file of a JWK set, for the platform's RS256, ES256 and EdDSA tokens."""
+    jwt_issuer: str | None = None
+    """``iss`` that such a token must have; None accepts any."""
+    jwt_audience: str | None = None
+    """``aud`` that such a token must have; None: the token must not name one."""

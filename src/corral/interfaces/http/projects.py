@@ -1,0 +1,106 @@
+"""Projects and code search over HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, Path, Query
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from corral.errors import (
+    ConfigurationError,
+    ExtraMissing,
+    JobStateConflict,
+    NotPermitted,
+    PayloadInvalid,
+    UnknownProject,
+)
+from corral.interfaces.http import models
+from corral.interfaces.http.context import Call, CallDep
+from corral.interfaces.http.routes import Json, endpoint
+from corral.projects import Project, ProjectStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ProjectId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+def add_routes(router: APIRouter) -> None:
+    """Add the endpoints."""
+    endpoint(router, "GET", "/projects", list_projects, scope="read", answers=models.Projects)
+    endpoint(router, "POST", "/projects", add_project, scope="manage", answers=models.ProjectView, status=201,
+             problems=(409,))  # fmt: skip
+    endpoint(router, "GET", "/projects/{project_id}", get_project, scope="read", answers=models.ProjectView,
+             problems=(404,))  # fmt: skip
+    endpoint(router, "DELETE", "/projects/{project_id}", remove_project, scope="manage", answers=None, status=204,
+             problems=(404,))  # fmt: skip
+    endpoint(router, "GET", "/projects/{project_id}/search", search_project, scope="read", answers=models.SearchHits,
+             problems=(404, 501, 502))  # fmt: skip
+
+
+def _store(call: Call) -> ProjectStore:
+    return ProjectStore(call.corral.redis)
+
+
+def _usable(call: Call, project_id: str) -> str:
+    """The id, if the caller may use that project.
+
+    Raises:
+        UnknownProject: They may not: it looks as if it did not exist.
+    """
+    if not call.principal.may_use_project(project_id):
+        raise UnknownProject(f"no project {project_id!r} is registered")
+    return project_id
+
+
+async def list_projects(call: CallDep) -> Response:
+    """List the projects that the caller may use."""
+    found = [project for project in await _store(call).list() if call.principal.may_use_project(project.id)]
+    return Json(models.Projects(projects=[_view(project) for project in found]))
+
+
+async def add_project(call: CallDep, body: models.AddProject) -> Response:
+    """Register a repository."""
+    given: Mapping[str, object] = body.model_dump(exclude_unset=True)
+    if not call.principal.may_use_project(body.id):
+        raise NotPermitted(f"expected a project that this token may use, got {body.id!r}")
+    try:
+        project = Project.model_validate(given)
+    except ValidationError as error:
+        raise PayloadInvalid(f"this project can't be registered: {error.errors()[0]['msg']}") from error
+    try:
+        await _store(call).add(project)
+    except ConfigurationError as error:
+        raise JobStateConflict(str(error)) from error
+    return Json(_view(project), status_code=201, headers={"Location": f"/v1/projects/{project.id}"})
+
+
+async def get_project(call: CallDep, project_id: ProjectId) -> Response:
+    """Get one project."""
+    return Json(_view(await _store(call).get(_usable(call, project_id))))
+
+
+async def remove_project(call: CallDep, project_id: ProjectId) -> Response:
+    """Forget a project; its repository stays untouched."""
+    await _store(call).remove(_usable(call, project_id))
+    return Response(status_code=204)
+
+
+async def search_project(
+    call: CallDep,
+    project_id: ProjectId,
+    q: Annotated[str, Query(min_length=1, max_length=1000, description="Words, or names from the code.")],
+    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+) -> Response:
+    """Search a project's code, by meaning and by name; the project must have been indexed."""
+    await _store(call).get(_usable(call, project_id))
+    if call.api.search is None:
+        raise ExtraMissing("this server was started without code search: pip install 'corral[index]'")
+    hits = await call.api.search.search(project_id, q, limit=limit)
+    return Json(models.SearchHits(hits=[models.SearchHit.model_validate(hit) for hit in hits]))
+
+
+def _view(project: Project) -> models.ProjectView:
+    return models.ProjectView.model_validate(project)
