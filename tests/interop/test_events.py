@@ -6,11 +6,11 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-from corral.queue.events import QueueEvent
 from tests.interop.conftest import QUEUE, corral_worker
 from tests.interop.driver import NodeDriver, NodeQueue
 
 from corral import Corral
+from corral.queue.events import QueueEvent
 
 PATIENCE = timedelta(seconds=20)
 
@@ -22,28 +22,28 @@ class TestNodeReads:
         async with corral_worker(corral):
             done = await theirs.event("completed", job.id)
         assert done["returnvalue"] == {"by": "corral", "attempt": 2}
-        seen = [one["event"] for one in await theirs("eventsSeen") if one["args"].get("jobId") == job.id]
+        seen = [one["event"] for one in await theirs("eventsSeen") if one["job"] == job.id]
         assert seen == ["added", "waiting", "active", "delayed", "waiting", "active", "completed"]
 
     async def test_a_final_failure(self, corral: Corral, theirs: NodeQueue) -> None:
         await theirs("listen")
         job = await corral.add_job(QUEUE, {"act": "fail", "message": "gone"}, attempts=1)
         async with corral_worker(corral):
-            assert (await theirs.event("failed", job.id))["failedReason"] == "gone"
+            assert (await theirs.event("failed", job.id))["failedReason"] == "RuntimeError: gone"
 
     async def test_pause_resume_removal_and_an_empty_queue(self, corral: Corral, theirs: NodeQueue) -> None:
         await theirs("listen")
         await corral.pause_queue(QUEUE)
-        await theirs.event("paused")
+        await theirs.queue_event("paused")
         job = await corral.add_job(QUEUE, {})
         await corral.remove_job(QUEUE, job.id)
         await theirs.event("removed", job.id)
         await corral.resume_queue(QUEUE)
-        await theirs.event("resumed")
+        await theirs.queue_event("resumed")
         last = await corral.add_job(QUEUE, {})
         async with corral_worker(corral):
             await theirs.event("completed", last.id)
-            await theirs.event("drained")
+            await theirs.queue_event("drained")
 
     async def test_corrals_worker_is_listed(self, corral: Corral, theirs: NodeQueue) -> None:
         async with corral_worker(corral):
@@ -90,10 +90,10 @@ class TestBoard:
     async def _ask(self, node: NodeDriver, theirs: NodeQueue, route: str, **arguments: Any) -> dict[str, Any]:
         answer = await node.call("board", prefix=theirs.prefix, queues=[QUEUE], route=route, **arguments)
         assert answer.get("status", 200) in {200, 204}, answer
-        return dict(answer["body"])
+        return dict(answer.get("body") or {})
 
     async def _jobs(self, node: NodeDriver, theirs: NodeQueue, status: str) -> dict[str, Any]:
-        query = {"activeQueue": QUEUE, "status": status, "page": 1, "jobsPerPage": 10}
+        query = {"activeQueue": QUEUE, "status": status, "page": "1", "jobsPerPage": "10"}
         (queue,) = (await self._ask(node, theirs, "get /api/queues", query=query))["queues"]
         return dict(queue)
 
@@ -113,7 +113,7 @@ class TestBoard:
         (job,) = queue["jobs"]
         assert (job["id"], job["progress"], job["returnValue"]) == (good.id, 80, {"by": "corral"})
         (job,) = (await self._jobs(node, theirs, "failed"))["jobs"]
-        assert (job["id"], job["failedReason"], job["isFailed"]) == (bad.id, "gone", True)
+        assert (job["id"], job["failedReason"], job["isFailed"]) == (bad.id, "RuntimeError: gone", True)
         assert "RuntimeError" in job["stacktrace"][0]
         (job,) = (await self._jobs(node, theirs, "delayed"))["jobs"]
         assert (job["id"], job["delay"]) == (later.id, 3_600_000)
@@ -134,8 +134,10 @@ class TestBoard:
         job = await corral.add_job(QUEUE, {"act": "unrecoverable"})
         async with corral_worker(corral):
             await theirs.result(job.id)
-        params = {"queueName": QUEUE, "jobId": job.id, "queueStatus": "failed"}
-        await self._ask(node, theirs, "put /api/queues/:queueName/:jobId/retry/:queueStatus", params=params)
+        params = {"queueName": QUEUE, "jobId": job.id}
+        await self._ask(
+            node, theirs, "put /api/queues/:queueName/:jobId/retry", params=params, body={"status": "failed"}
+        )
         assert (await corral.get_queue_stats(QUEUE)).waiting == 1
         await self._ask(node, theirs, "put /api/queues/:queueName/pause", params={"queueName": QUEUE})
         assert (await corral.get_queue_stats(QUEUE)).paused

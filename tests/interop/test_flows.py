@@ -6,13 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from corral.queue.flow import Flow
 from tests.interop.conftest import QUEUE, corral_worker
 from tests.interop.driver import NodeDriver, NodeQueue
 from tests.interop.handlers import declare
 
 from corral import Corral
 from corral.errors import JobFailed
+from corral.queue.flow import Flow
 from corral.queue.job import JobState
 from corral.queue.options import ChildFailure
 
@@ -82,7 +82,7 @@ class TestNodeAdds:
         await album.worker()
         async with corral_worker(corral):
             outcome = await album.result(added["id"])
-        assert list(outcome["value"]["ignored"].values()) == ["bad"]
+        assert list(outcome["value"]["ignored"].values()) == ["RuntimeError: bad"]
         assert [value["n"] for value in outcome["value"]["children"].values()] == [1]
 
 

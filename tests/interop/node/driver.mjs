@@ -36,6 +36,9 @@ const act = async (job) => {
       await job.updateProgress(data.progress);
       for (const line of data.lines) await job.log(line);
       return { by: 'node' };
+    case 'report-and-fail':
+      await job.updateProgress(data.progress);
+      throw new UnrecoverableError('made to fail after its report');
     case 'sleep':
       await sleep(data.ms);
       return { by: 'node' };
@@ -60,8 +63,8 @@ const listen = async ({ prefix, queue: name }) => {
   const waiting = new Set();
   const emit = events.emit.bind(events);
   events.emit = (event, ...rest) => {
-    if (event !== 'error') {
-      seen.push({ event, args: rest[0] });
+    if (event !== 'error' && !event.includes(':')) {
+      seen.push({ event, job: rest[0]?.jobId ?? null, args: rest[0] });
       for (const check of waiting) check();
     }
     return emit(event, ...rest);
