@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
 
 from corral.errors import PayloadInvalid
 from corral.queue.definition import JobTypeSpec
@@ -123,8 +126,22 @@ def percent(progress: Any) -> float:
 
 def user_of(data: Any) -> str | None:
     """Whose job a payload says it is."""
-    value = data.get("userId", data.get("user_id")) if isinstance(data, Mapping) else getattr(data, "user_id", None)
+    if type(data) is not dict:
+        if isinstance(data, BaseModel) and _has_no_user(type(data)):
+            return None
+        if not isinstance(data, Mapping):
+            value = getattr(data, "user_id", None)
+            return value if isinstance(value, str) else None
+    value = data.get("userId", data.get("user_id"))
     return value if isinstance(value, str) else None
+
+
+@cache
+def _has_no_user(kind: type[BaseModel]) -> bool:
+    """Whether a model has no ``user_id``: asked once, as an instance takes long to say so."""
+    if kind.model_config.get("extra") == "allow":
+        return False
+    return "user_id" not in kind.model_fields and not hasattr(kind, "user_id")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

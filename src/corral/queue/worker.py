@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -39,6 +40,10 @@ logger = logging.getLogger("corral.queue")
 BLOCK_S = 60
 #: A handler that is told to stop has this long before its outcome is recorded without it.
 STOP_GRACE_S = 5.0
+#: Jobs past their age are looked for this often at most, and not with each of thousands of finishes in a second; up
+#: to 1,000 go each time. Ages shorter than ``TRIM_AGE_S`` are kept to the finish.
+TRIM_EVERY_S = 0.05
+TRIM_AGE_S = 60
 #: How long a finished job's result is offered to a Redis that refuses it (out of memory, say) between two tries.
 _REFUSED_PAUSE_S = 0.5
 #: BullMQ's "unlimited": a queue needs some limit for a temporary pause to be looked at.
@@ -70,7 +75,7 @@ class Lane:
     reason: str = ""
     #: Set when the outcome was recorded without waiting for a handler that would not stop.
     recorded: asyncio.Task[None] | None = None
-    finish_options: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    finish_options: dict[tuple[str, str], tuple[bytes, bytes]] = field(default_factory=dict)
 
 
 class _JobReporter:
@@ -173,6 +178,8 @@ class Worker:
         self._processes = (
             ProcessRunner(queue.spec, concurrency) if queue.spec.isolation is Isolation.PROCESS else None
         )
+        self._trim_at = {"completed": 0.0, "failed": 0.0}
+        self._in_loop = queue.spec.isolation is Isolation.ASYNC
         self._timeout_s = queue.spec.timeout.total_seconds() if queue.spec.timeout is not None else None
 
     # --- life
@@ -405,7 +412,7 @@ class Worker:
 
     def _make_lane(self, number: int) -> Lane:
         token = f"{self.name}:{number}"
-        options = packed({"token": token, "lockDuration": self._lease_ms, "limiter": None, "name": self.name})
+        options = packed({"token": token, "lockDuration": self._lease_ms, "name": self.name})
         return Lane(number, token, options)
 
     def _start(self, lane: Lane, record: JobRecord) -> None:
@@ -527,22 +534,21 @@ class Worker:
             )
         lane.in_handler = True
         try:
-            result = await self._call(job)
+            # A plain async handler is called here: one more coroutine around it would be felt.
+            result = await (spec.handler(job) if self._in_loop else self._call_elsewhere(job))  # type: ignore[misc]
         finally:
             lane.in_handler = False
             if timer is not None:
                 timer.cancel()
         return spec.encode_result(result)
 
-    async def _call(self, job: Job[Any]) -> Any:
-        handler: Callable[..., Any] = self.spec.handler  # type: ignore[assignment]  # a worker's type has one
+    async def _call_elsewhere(self, job: Job[Any]) -> Any:
         if self._processes is not None:
             return await self._processes.run(job)
-        if self._threads is not None:
-            loop = asyncio.get_running_loop()
-            context = contextvars.copy_context()
-            return await loop.run_in_executor(self._threads, context.run, handler, job.in_thread(loop))
-        return await handler(job)
+        loop = asyncio.get_running_loop()
+        context = contextvars.copy_context()
+        handler: Callable[..., Any] = self.spec.handler  # type: ignore[assignment]  # a worker's type has one
+        return await loop.run_in_executor(self._threads, context.run, handler, job.in_thread(loop))
 
     def _interrupt(self, lane: Lane, why: Interruption, reason: str) -> None:
         if not lane.in_handler or lane.task is None or lane.interruption is Interruption.LEASE_LOST:
@@ -725,7 +731,9 @@ class Worker:
                 job_id=record.id, target=target, value=value, fetch_next=fetch, options=options, changed=changed_fields
             )
             try:
-                reply = await scripts.answer("moveToFinished", command)
+                reply = await self.pipe.send(command)
+                if isinstance(reply, ReplyError):
+                    reply = await scripts.mend("moveToFinished", command, reply)
                 break
             except StoreUnavailable as error:
                 resent = resent or isinstance(error, ConnectionLost)
@@ -764,33 +772,44 @@ class Worker:
         """The script's options; kept by lane and by the job's own options, which most jobs of a queue share."""
         key = (target, record.raw.get("opts", ""))
         known = lane.finish_options.get(key)
-        if known is not None:
-            return known
+        if known is None:
+            if len(lane.finish_options) > 64:
+                lane.finish_options.clear()
+            known = lane.finish_options[key] = self._make_finish_options(lane, record, target)
+        lean, trimming = known
+        if lean is trimming:
+            return lean
+        now = time.monotonic()
+        if now < self._trim_at[target]:
+            return lean
+        self._trim_at[target] = now + TRIM_EVERY_S
+        return trimming
+
+    def _make_finish_options(self, lane: Lane, record: JobRecord, target: str) -> tuple[bytes, bytes]:
+        """Options that leave jobs past their age alone, and options that look for them; the same when none has one.
+
+        What the script's header names besides (``limiter``, the failure flags of a child) its body doesn't read: it
+        takes them from the queue's ``meta`` and from the job.
+        """
         options = record.options
         wanted, default = (
             (options.get("removeOnComplete"), self._settings.keep_completed)
             if target == "completed"
             else (options.get("removeOnFail"), self._settings.keep_failed)
         )
-        made = packed(
-            {
-                "token": lane.token,
-                "keepJobs": _keep(wanted, default),
-                "limiter": None,
-                "lockDuration": self._lease_ms,
-                "attempts": record.max_attempts,
-                "maxMetricsSize": self._settings.metrics_minutes or "",
-                "fpof": bool(options.get("failParentOnFailure")),
-                "cpof": bool(options.get("continueParentOnFailure")),
-                "idof": bool(options.get("ignoreDependencyOnFailure")),
-                "rdof": bool(options.get("removeDependencyOnFailure")),
-                "name": self.name,
-            }
-        )
-        if len(lane.finish_options) > 64:
-            lane.finish_options.clear()
-        lane.finish_options[key] = made
-        return made
+        keep = _keep(wanted, default)
+        common = {
+            "token": lane.token,
+            "lockDuration": self._lease_ms,
+            "attempts": record.max_attempts,
+            "maxMetricsSize": self._settings.metrics_minutes or "",
+            "name": self.name,
+        }
+        trimming = packed({**common, "keepJobs": keep})
+        age = keep.get("age")
+        if not isinstance(age, int | float) or age < TRIM_AGE_S:
+            return trimming, trimming
+        return packed({**common, "keepJobs": {"count": keep.get("count", -1)}}), trimming
 
 
 class _Interrupted(Exception):  # noqa: N818 - a condition, not an error of anybody's

@@ -122,7 +122,7 @@ def check_code(reply: Reply, *, job_id: str, action: str) -> None:
     raise JobStateConflict(f"Job {job_id!r} could not be {action}: BullMQ's code {reply}.")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claim:
     """What a script that fetches the next job says."""
 
@@ -143,7 +143,7 @@ def read_claim(reply: Reply) -> Claim:
         return NOTHING
     job, job_id, limited, delayed = reply[:4]
     if job:
-        return Claim(JobRecord(str(job_id), fields(job)))
+        return Claim(JobRecord(job_id, fields(job)))
     return Claim(None, int(limited or 0), int(float(delayed or 0)))
 
 
@@ -212,17 +212,25 @@ class QueueScripts:
     async def answer(self, name: str, command: bytes) -> Reply:
         """Send a packed EVALSHA of the script ``name`` and return its reply, loading the script when need be."""
         reply = await self.pipe.send(command)
-        if not isinstance(reply, ReplyError):
-            return reply
+        return await self.mend(name, command, reply) if isinstance(reply, ReplyError) else reply
+
+    async def mend(self, name: str, command: bytes, reply: ReplyError) -> Reply:
+        """Load a script that Redis does not know and send its command again, or raise what the error means.
+
+        Raises:
+            StoreUnavailable: Redis can't carry it out now.
+            StoreError: The script failed.
+        """
         if str(reply).startswith("NOSCRIPT"):
             # A SCRIPT FLUSH, or a script that is not among the hot ones.
             await self.pipe.execute("SCRIPT", "LOAD", script(name).source)
-            reply = await self.pipe.send(command)
-        if isinstance(reply, ReplyError):
-            if str(reply).startswith(("READONLY", "MOVED")):
-                self.pipe.drop()  # the master moved: ask again where it is
-            raise reply_failure(reply)
-        return reply
+            again = await self.pipe.send(command)
+            if not isinstance(again, ReplyError):
+                return again
+            reply = again
+        if str(reply).startswith(("READONLY", "MOVED")):
+            self.pipe.drop()  # the master moved: ask again where it is
+        raise reply_failure(reply)
 
     # --- adding
 
