@@ -16,25 +16,29 @@ from corral.testing import EmbeddedServer, TcpProxy
 async def test_outages_lose_nothing_and_are_logged_once(
     make_crew: CrewMaker, corral_private_server: EmbeddedServer
 ) -> None:
-    async with TcpProxy(corral_private_server.port) as proxy:
-        async with make_crew("sleeper", url=proxy.url_for(corral_private_server.url)) as crew:
-            await asyncio.gather(crew.hire(), crew.hire())
-            outages = Outages(crew, corral_private_server, proxy)
-            await outages.run(["restart", "kill", "client_kill", "cut", "half_close", "drop_replies", "slow_down"])
-            for name, times in outages.back_after.items():
-                assert max(times) < 5, f"{name}: {times}"
+    async with (
+        TcpProxy(corral_private_server.port) as proxy,
+        make_crew("sleeper", url=proxy.url_for(corral_private_server.url)) as crew,
+    ):
+        await asyncio.gather(crew.hire(), crew.hire())
+        outages = Outages(crew, corral_private_server, proxy)
+        await outages.run(["restart", "kill", "client_kill", "cut", "half_close", "drop_replies", "slow_down"])
+        for name, times in outages.back_after.items():
+            assert max(times) < 5, f"{name}: {times}"
 
 
 @pytest.mark.slow
 async def test_a_path_that_swallows_everything_is_given_up(
     make_crew: CrewMaker, corral_private_server: EmbeddedServer
 ) -> None:
-    async with TcpProxy(corral_private_server.port) as proxy:
-        async with make_crew("sleeper", url=proxy.url_for(corral_private_server.url), lease_s=20) as crew:
-            await crew.hire()
-            outages = Outages(crew, corral_private_server, proxy)
-            await outages.run(["stall"], producers=1)
-            assert outages.back_after["stall"][0] < 5
+    async with (
+        TcpProxy(corral_private_server.port) as proxy,
+        make_crew("sleeper", url=proxy.url_for(corral_private_server.url), lease_s=20) as crew,
+    ):
+        await crew.hire()
+        outages = Outages(crew, corral_private_server, proxy)
+        await outages.run(["stall"], producers=1)
+        assert outages.back_after["stall"][0] < 5
 
 
 @pytest.mark.slow
