@@ -8,12 +8,15 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from tests.soak.crew import Crew, WorkerProcess, eventually
 
 from corral import Corral, Settings
+from corral.testing import EmbeddedServer, TcpProxy
+from corral.wire.pipe import ANSWER_TIMEOUT_S
 
 
 def producer(crew: Crew, *queues: str, url: str | None = None) -> Corral:
@@ -137,3 +140,122 @@ def windows(starts: Sequence[float], duration: timedelta) -> list[int]:
     length = duration.total_seconds()
     found = Counter(int((at - starts[0]) / length) for at in starts)
     return [found[number] for number in range(max(found) + 1)]
+
+
+@dataclass
+class Outages:
+    """Disturbs Redis or the way to it while jobs are added and run, and checks after each disturbance.
+
+    Args:
+        crew: Its workers reach Redis through ``proxy``.
+        server: The server itself.
+        proxy: Between all clients and the server.
+    """
+
+    crew: Crew
+    server: EmbeddedServer
+    proxy: TcpProxy
+    #: How long Redis is away each time; less than the lease.
+    away_s: float = 1.0
+    #: Seconds from Redis's return to the next start of a job, by disturbance.
+    back_after: dict[str, list[float]] = field(default_factory=dict)
+
+    async def restart(self) -> None:
+        """Stop Redis in good order, and start it again."""
+        await asyncio.to_thread(self.server.stop)
+        await asyncio.sleep(self.away_s)
+        await asyncio.to_thread(self.server.start)
+
+    async def kill(self) -> None:
+        """SIGKILL Redis, and start it again."""
+        await asyncio.to_thread(self.server.kill)
+        await asyncio.sleep(self.away_s)
+        await asyncio.to_thread(self.server.start)
+
+    async def client_kill(self) -> None:
+        """Have Redis close every connection."""
+        await asyncio.to_thread(self.server.command, "CLIENT", "KILL", "TYPE", "normal")
+        await asyncio.to_thread(self.server.command, "CLIENT", "KILL", "TYPE", "pubsub")
+
+    async def cut(self) -> None:
+        """Reset every connection, and refuse new ones for a while."""
+        await self.proxy.cut()
+        await asyncio.sleep(self.away_s)
+        self.proxy.mend()
+
+    async def half_close(self) -> None:
+        """Close only the server's side."""
+        self.proxy.half_close()
+        await asyncio.sleep(0)
+
+    async def drop_replies(self) -> None:
+        """Let commands through and lose their answers, then cut."""
+        self.proxy.drop_replies = True
+        await asyncio.sleep(self.away_s)
+        await self.proxy.cut()
+        self.proxy.mend()
+
+    async def stall(self) -> None:
+        """Keep everything back for longer than a client waits for an answer, without closing anything."""
+        self.proxy.stall()
+        await asyncio.sleep(ANSWER_TIMEOUT_S + 1)
+        self.proxy.mend()
+
+    async def slow_down(self) -> None:
+        """Delay everything by 50 ms each way for a while. That is no outage."""
+        self.proxy.delay = timedelta(milliseconds=50)
+        await asyncio.sleep(self.away_s)
+        self.proxy.delay = timedelta()
+
+    async def run(self, disturbances: Sequence[str], *, seconds: float = 0.2, producers: int = 3) -> None:
+        """Do one disturbance after another under load, then see that nothing was lost and nothing ran twice."""
+        (queue,) = self.crew.queues
+        stop = asyncio.Event()
+        async with producer(self.crew, url=self.crew.url) as corral:
+            adding = [
+                asyncio.create_task(trickle(corral, queue, stop, seconds=seconds, pause=0.02)) for _ in range(producers)
+            ]
+            for name in disturbances:
+                await self._disturb(name)
+            stop.set()
+            acknowledged = {job_id for ids in await asyncio.gather(*adding) for job_id in ids}
+        await self._settle(queue)
+        outcomes = await self.crew.outcomes(queue)
+        assert acknowledged, "nothing was added"
+        assert not acknowledged - outcomes.keys(), "acknowledged jobs are lost"
+        await self.crew.assert_each_completed_once(queue, outcomes)
+        ends = Counter(entry.id for entry in self.crew.ledger("end"))
+        assert {job_id: count for job_id, count in ends.items() if count != 1} == {}
+
+    async def _disturb(self, name: str) -> None:
+        before = len(self.crew.ledger("start"))
+        await self.crew.wait_for_entries("start", before + 5)
+        logged = {worker.pid: _outages_logged(worker) for worker in self.crew.workers}
+        await getattr(self, name)()
+        returned = time.time()
+        await eventually(
+            lambda: any(entry.at > returned for entry in self.crew.ledger("start")), f"a start after {name!r}"
+        )
+        first = next(entry.at for entry in self.crew.ledger("start") if entry.at > returned)
+        self.back_after.setdefault(name, []).append(first - returned)
+        expected = 0 if name == "slow_down" else 1
+        for worker in self.crew.workers:
+            began, ended = logged[worker.pid]
+            await eventually(
+                lambda worker=worker, ended=ended: _outages_logged(worker)[1] >= ended + expected,  # type: ignore[misc]
+                f"{name!r} to be logged as over by worker {worker.pid}",
+            )
+            assert _outages_logged(worker) == (began + expected, ended + expected), f"{name}: {worker.log[-2000:]}"
+
+    async def _settle(self, queue: str) -> None:
+        deadline = time.monotonic() + 60
+        while True:
+            counts = await self.crew.state_counts(queue)
+            if not sum(counts.values()) - counts["completed"] - counts["failed"]:
+                return
+            assert time.monotonic() < deadline, counts
+            await asyncio.sleep(0.05)
+
+
+def _outages_logged(worker: WorkerProcess) -> tuple[int, int]:
+    return worker.log.count("Redis is away"), worker.log.count("Redis is back after")

@@ -142,8 +142,8 @@ class LeaseKeeper:
 class _Silent(Outage):
     """Tells nothing."""
 
-    def began(self, error: BaseException | None) -> None:
+    def began(self, pipe: object, error: BaseException | None) -> None:
         """Another connection of the process tells it."""
 
-    def ended(self) -> None:
+    def ended(self, pipe: object) -> None:
         """Another connection of the process tells it."""

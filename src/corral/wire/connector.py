@@ -5,14 +5,18 @@ Asked anew before every connection, so that a fail-over is followed.
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import cast
+
 from redis.asyncio import RedisCluster
-from redis.asyncio.cluster import ClusterNode
-from redis.exceptions import RedisError
 
 from corral.errors import StoreUnavailable, StoreUnsuitable
 from corral.wire.address import StoreAddress, StoreMode
-from corral.wire.connection import find_primary
+from corral.wire.connection import find_primary, open_client
+from corral.wire.faults import translate_errors
 from corral.wire.pipe import Connector, Endpoint
+
+_LOOKUP = timedelta(seconds=2)
 
 
 def connector(address: StoreAddress, prefix: str) -> Connector:
@@ -65,22 +69,13 @@ def _has_hash_tag(prefix: str) -> bool:
 
 async def _cluster_node(address: StoreAddress, prefix: str) -> tuple[str, int]:
     """The master of the slot that the prefix's hash tag falls into."""
-    nodes = [ClusterNode(one.host, one.port) for one in address.endpoints]
-    cluster: RedisCluster = RedisCluster(
-        startup_nodes=nodes,
-        username=address.username,
-        password=address.password,
-        ssl=address.tls,
-        socket_connect_timeout=2,
-        socket_timeout=2,
-    )
+    cluster = cast("RedisCluster", open_client(address, connect_timeout=_LOOKUP, reply_timeout=_LOOKUP, retries=0))
     try:
-        await cluster.initialize()
-        node = cluster.get_node_from_key(f"{prefix}:")
-        if node is None:
-            raise StoreUnavailable(f"The Redis Cluster at {address} serves nobody the slot of {prefix!r} now.")
-        return str(node.host), int(node.port)
-    except (RedisError, OSError) as error:
-        raise StoreUnavailable(f"The Redis Cluster at {address} can't be reached: {error}") from error
+        with translate_errors(address):
+            await cluster.initialize()
+            node = cluster.get_node_from_key(f"{prefix}:")
     finally:
         await cluster.aclose()
+    if node is None:
+        raise StoreUnavailable(f"The Redis Cluster at {address} serves nobody the slot of {prefix!r} now.")
+    return str(node.host), int(node.port)

@@ -63,22 +63,32 @@ Connector = Callable[[], Awaitable[Endpoint]]
 
 
 class Outage:
-    """Tells of each outage once, whatever number of connections it breaks."""
+    """Tells of each outage once, whatever number of connections it breaks.
+
+    It lasts from the first that is cut off to the last that is back.
+    """
 
     def __init__(self) -> None:
-        self._began: float | None = None
+        self._began = 0.0
+        self._away: set[object] = set()
 
-    def began(self, error: BaseException | None) -> None:
-        """Note that Redis is away."""
-        if self._began is None:
+    def began(self, pipe: object, error: BaseException | None) -> None:
+        """Note that a connection is cut off."""
+        if not self._away:
             self._began = time.monotonic()
             logger.warning("Redis is away (%s); trying again until it is back", error or "connection closed")
+        self._away.add(pipe)
 
-    def ended(self) -> None:
-        """Note that Redis is back."""
-        if self._began is not None:
-            logger.warning("Redis is back after %.1f s", time.monotonic() - self._began)
-            self._began = None
+    def ended(self, pipe: object) -> None:
+        """Note that a connection is there again."""
+        if pipe in self._away:
+            self._away.remove(pipe)
+            if not self._away:
+                logger.warning("Redis is back after %.1f s", time.monotonic() - self._began)
+
+    def forget(self, pipe: object) -> None:
+        """Note that a connection is wanted no longer."""
+        self._away.discard(pipe)
 
 
 def pack(*parts: Part) -> bytes:
@@ -176,6 +186,7 @@ class Pipe:
         self._watchdog: asyncio.TimerHandle | None = None
         self._connected = asyncio.Event()
         self._closing = False
+        self._dropped = False
         #: How many connections there have been; a caller that sees it change has been cut off in between.
         self.generation = 0
         #: Called, in the loop, after every new connection but the first.
@@ -207,6 +218,7 @@ class Pipe:
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
+        self._outage.forget(self)
         protocol, self._protocol = self._protocol, None
         if protocol is not None and protocol.transport is not None:
             protocol.transport.close()
@@ -216,6 +228,7 @@ class Pipe:
     def drop(self) -> None:
         """Break the connection on purpose; it comes back by itself."""
         if self._protocol is not None:
+            self._dropped = True
             self._protocol.abort()
 
     async def wait_connected(self) -> None:
@@ -235,11 +248,12 @@ class Pipe:
         if protocol is None:
             raise StoreUnavailable("Redis can't be reached now.")
         future: asyncio.Future[Reply] = protocol._loop.create_future()  # noqa: SLF001 - one unit, in two classes
-        if not protocol.pending:
+        idle = not protocol.pending
+        protocol.pending.append(future)
+        if idle:
             protocol.heard_at = protocol._loop.time()  # noqa: SLF001
             if self._watchdog is None and self._answer_timeout is not None:
                 self._watch()
-        protocol.pending.append(future)
         protocol.transport.write(command)  # type: ignore[union-attr]
         return future
 
@@ -299,7 +313,7 @@ class Pipe:
         self._protocol = protocol
         self.generation += 1
         self._connected.set()
-        self._outage.ended()
+        self._outage.ended(self)
 
     async def _greet(self, protocol: _Protocol, endpoint: Endpoint) -> None:
         commands: list[bytes] = []
@@ -330,14 +344,21 @@ class Pipe:
                 error = await asyncio.shield(self._protocol.closed)
                 self._protocol = None
                 self._connected.clear()
-                self._outage.began(error)
+                if not self._dropped:
+                    self._outage.began(self, error)
+                self._dropped = False
                 attempt = 0
             await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
             attempt += 1
             try:
                 await self._connect()
             except StoreError as error:
-                self._outage.began(error)
+                self._outage.began(self, error)
+                continue
+            except Exception as error:
+                # Whatever it is, the connection must come back when it can.
+                self._outage.began(self, error)
+                logger.exception("connecting to Redis failed in an unexpected way")
                 continue
             for callback in list(self.on_reconnect):
                 callback()
