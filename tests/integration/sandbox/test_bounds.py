@@ -10,9 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tests.integration.sandbox.conftest import TIGHT, Cell
 
 from corral.adapters.sandbox.port import MIB, RunEnding
-from tests.integration.sandbox.conftest import TIGHT, Cell
 
 
 async def test_a_fork_bomb_is_named(each_cell: Cell) -> None:
@@ -230,9 +230,7 @@ async def test_daemons_end_with_the_command(cell: Cell) -> None:
 
 async def test_a_cancelled_run_leaves_nothing(cell: Cell) -> None:
     started = asyncio.Event()
-    task = asyncio.create_task(
-        cell.shell("setsid sleep 600 & echo up; sleep 600", on_output=lambda _: started.set())
-    )
+    task = asyncio.create_task(cell.shell("setsid sleep 600 & echo up; sleep 600", on_output=lambda _: started.set()))
     await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -242,7 +240,7 @@ async def test_a_cancelled_run_leaves_nothing(cell: Cell) -> None:
 
 
 async def test_nothing_is_left_behind(each_cell: Cell) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     mounts = Path("/proc/self/mountinfo").read_text()
     for script in ("true", "kill -9 $$", "exec sleep 600"):
         await each_cell.shell(script, seconds=0.5)
@@ -250,7 +248,7 @@ async def test_nothing_is_left_behind(each_cell: Cell) -> None:
     assert list(each_cell.worktree.iterdir()) == []
     assert cgroups_left() == []
     assert Path("/proc/self/mountinfo").read_text() == mounts
-    assert len(os.listdir("/proc/self/fd")) <= before + 1  # the lock of this worker
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1  # the lock of this worker
 
 
 async def test_other_runs_feel_nothing(cell: Cell) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
+from tests.integration.sandbox.conftest import Cell
 
 from corral.adapters.sandbox.port import Mount
 from corral.errors import SandboxFailed
-from tests.integration.sandbox.conftest import Cell
 
 
 async def test_only_the_listed_variables_are_seen(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,8 @@ async def test_nothing_outside_of_worktree_and_tmp_can_be_written(cell: Cell) ->
     ran = await cell.python(
         """
         import os
-        for path in ("/x", "/usr/x", "/etc/x", "/etc/passwd", "/bin/x", "/dev/x", "/corral/x", "/proc/sys/kernel/hostname",
+        for path in ("/x", "/usr/x", "/etc/x", "/etc/passwd", "/bin/x", "/dev/x", "/corral/x",
+                     "/proc/sys/kernel/hostname",
                      "/proc/sys/kernel/core_pattern", "/proc/sys/vm/drop_caches", "/proc/sys/user/max_user_namespaces",
                      "/proc/sysrq-trigger", "/proc/self/oom_score_adj", "/proc/1/mem", "/run/x"):
             try:
@@ -102,9 +103,9 @@ async def test_nothing_outside_of_worktree_and_tmp_can_be_written(cell: Cell) ->
 
 
 async def test_device_files_are_not_the_hosts(cell: Cell) -> None:
-    before = os.stat("/dev/null")
+    before = Path("/dev/null").stat()
     ran = await cell.shell("chmod 600 /dev/null /proc/self/fd/0; touch -d 2001-01-01 /dev/null; echo x > /dev/null")
-    after = os.stat("/dev/null")
+    after = Path("/dev/null").stat()
     assert (after.st_mode, after.st_mtime) == (before.st_mode, before.st_mtime)
     assert ran.result.ending == "exited"
 
@@ -152,7 +153,9 @@ async def test_git_metadata_is_hidden_and_cannot_be_written(cell: Cell) -> None:
     hooks = cell.worktree / ".git" / "hooks"
     hooks.mkdir(parents=True)
     (cell.worktree / ".git" / "config").write_text("[core]\n")
-    ran = await cell.shell("ls -A .git; echo evil > .git/config; mkdir -p .git/hooks; mv .git aside; rm -rf .git; echo end")
+    ran = await cell.shell(
+        "ls -A .git; echo evil > .git/config; mkdir -p .git/hooks; mv .git aside; rm -rf .git; echo end"
+    )
     assert "config" not in ran.output.replace(".git/config", "")
     assert (cell.worktree / ".git" / "config").read_text() == "[core]\n"
     assert ran.output.endswith("end\n")
@@ -292,8 +295,8 @@ async def test_there_is_no_network(cell: Cell, listeners: dict[str, object]) -> 
         f"""
         import socket
         socket.setdefaulttimeout(2)
-        for where in (("127.0.0.1", {listeners["port"]}), ("169.254.169.254", 80), ("fd00:ec2::254", 80), ("10.0.0.1", 80),
-                      ("192.0.2.1", 443)):
+        for where in (("127.0.0.1", {listeners["port"]}), ("169.254.169.254", 80), ("fd00:ec2::254", 80),
+                      ("10.0.0.1", 80), ("192.0.2.1", 443)):
             try:
                 socket.create_connection(where)
                 print("CONNECTED", where)

@@ -28,7 +28,7 @@ from typing import Any
 from corral.adapters.sandbox.port import HOME, WORKSPACE, Mount
 from corral.adapters.sandbox.removal import remove_tree
 from corral.errors import SandboxFailed
-from corral.jobs.test_execution.hostile_files import UnsafeFile, open_regular, read_bounded
+from corral.jobs.test_execution.hostile_files import UnsafeFileError, open_regular, read_bounded
 
 _FORMAT = "1"
 _MANIFEST = "manifest.json"
@@ -207,7 +207,7 @@ def _key(worktree: Path, command: str, variant: str) -> str | None:
     for path in sorted({*_declarations(worktree), *named}):
         try:
             content = read_bounded(worktree, path, most_bytes=_LOCKFILE_BYTES)
-        except (UnsafeFile, OSError):
+        except (UnsafeFileError, OSError):
             continue
         found = True
         digest.update(json.dumps([path, hashlib.sha256(content).hexdigest()]).encode())
@@ -266,7 +266,7 @@ def _collect(worktree: Path, before: _State, building: Path) -> None:
         kind = stat.S_IFMT(status.st_mode)
         if path not in before:
             if kind == stat.S_IFLNK:
-                links.append((path, os.readlink(worktree / path)))
+                links.append((path, str((worktree / path).readlink())))
             elif kind in (stat.S_IFDIR, stat.S_IFREG):
                 _move(worktree / path, objects / f"new-{len(made)}")
                 made.append(path)

@@ -13,7 +13,7 @@ _SKIPPED_FOLDERS = frozenset({".git", "node_modules", ".venv", "venv", "__pycach
 _MOST_ENTRIES = 100_000
 
 
-class UnsafeFile(CorralError):
+class UnsafeFileError(CorralError):
     """The file is no regular file, or is reached through a link, or is too large."""
 
 
@@ -24,12 +24,12 @@ def open_regular(root: Path, path: str) -> int:
     even while the program still runs.
 
     Raises:
-        UnsafeFile: It is something else than a regular file, or a link is on the way.
+        UnsafeFileError: It is something else than a regular file, or a link is on the way.
         OSError: It can't be opened.
     """
     parts = PurePosixPath(path).parts
     if not parts or PurePosixPath(path).is_absolute() or ".." in parts:
-        raise UnsafeFile(f"expected a path inside of the folder, got {path!r}")
+        raise UnsafeFileError(f"expected a path inside of the folder, got {path!r}")
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in parts[:-1]:
@@ -44,7 +44,7 @@ def open_regular(root: Path, path: str) -> int:
         os.close(folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise UnsafeFile(f"expected a regular file: {path!r}")
+        raise UnsafeFileError(f"expected a regular file: {path!r}")
     return descriptor
 
 
@@ -52,14 +52,14 @@ def read_bounded(root: Path, path: str, *, most_bytes: int) -> bytes:
     """Read all of ``root/path``.
 
     Raises:
-        UnsafeFile: As ``open_regular``; or it is larger than ``most_bytes``.
+        UnsafeFileError: As ``open_regular``; or it is larger than ``most_bytes``.
         OSError: It can't be read.
     """
     descriptor = open_regular(root, path)
     with os.fdopen(descriptor, "rb") as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise UnsafeFile(f"expected at most {most_bytes} bytes: {path!r}")
+        raise UnsafeFileError(f"expected at most {most_bytes} bytes: {path!r}")
     return content
 
 

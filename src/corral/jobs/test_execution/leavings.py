@@ -11,8 +11,8 @@ import time
 from pathlib import Path, PurePosixPath
 
 from corral.adapters.sandbox.port import MIB
-from corral.jobs.test_execution.hostile_files import UnsafeFile, read_bounded, written_files
-from corral.jobs.test_execution.parsing import ParsedReport, ReportUnreadable, parse_junit
+from corral.jobs.test_execution.hostile_files import UnsafeFileError, read_bounded, written_files
+from corral.jobs.test_execution.parsing import ParsedReport, UnreadableReportError, parse_junit
 from corral.jobs.test_execution.report import Artifact
 
 _JUNIT = re.compile(
@@ -44,7 +44,7 @@ def find_junit(worktree: Path, since: float) -> ParsedReport | None:
         try:
             content = read_bounded(worktree, path, most_bytes=left)
             parsed = parse_junit(content)
-        except (UnsafeFile, ReportUnreadable, OSError):
+        except (UnsafeFileError, UnreadableReportError, OSError):
             continue
         left -= len(content)
         found = found or ParsedReport(started=True, runner="junit")
@@ -62,7 +62,7 @@ def coverage_percent(worktree: Path, since: float) -> float | None:
     for path in sorted(paths, key=lambda path: (path.count("/"), path)):
         try:
             percent = _percent(PurePosixPath(path).name, read_bounded(worktree, path, most_bytes=_COVERAGE_BYTES))
-        except (UnsafeFile, OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (UnsafeFileError, OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
         if percent is not None and 0 <= percent <= 100:  # noqa: PLR2004 - percent
             return round(percent, 2)
@@ -97,7 +97,7 @@ def keep_artifacts(worktree: Path, since: float, folder: Path, project_id: str) 
             continue
         try:
             content = read_bounded(worktree, path, most_bytes=min(_ARTIFACT_BYTES, left))
-        except (UnsafeFile, OSError):
+        except (UnsafeFileError, OSError):
             continue
         digest = hashlib.sha256(content).hexdigest()
         name = f"{project_id}/{digest}{PurePosixPath(path).suffix.lower()}"

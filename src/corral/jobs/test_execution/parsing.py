@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from corral.adapters.sandbox.port import WORKSPACE
 from corral.errors import ExtraMissing
@@ -22,7 +22,7 @@ _OUTPUT_CHARACTERS = 8000
 _ROOT = f"{WORKSPACE}/"
 
 
-class ReportUnreadable(ValueError):
+class UnreadableReportError(ValueError):
     """The report is not what its runner writes."""
 
 
@@ -162,7 +162,7 @@ def parse_junit(content: bytes) -> ParsedReport:
     """Read JUnit XML, in any of its dialects.
 
     Raises:
-        ReportUnreadable: It is no JUnit XML, or declares entities (which are never expanded).
+        UnreadableReportError: It is no JUnit XML, or declares entities (which are never expanded).
     """
     try:
         import defusedxml  # noqa: PLC0415 - only runs that left such a report need it
@@ -172,13 +172,13 @@ def parse_junit(content: bytes) -> ParsedReport:
         raise ExtraMissing("reading JUnit XML needs the extra: pip install 'corral[sandbox]'") from error
     try:
         root = defusedxml.ElementTree.fromstring(content, forbid_dtd=True)
-        suites = junitparser.JUnitXml.fromroot(root)
+        suites = junitparser.JUnitXml.fromroot(root)  # type: ignore[arg-type]  # its own name for the same class
         report = ParsedReport(started=True)
         for case in _junit_cases(suites, junitparser):
             report.add(_junit_case(case, junitparser))
     except (defusedxml.DefusedXmlException, junitparser.JUnitXmlError, SyntaxError, ValueError) as error:
         # SyntaxError: ElementTree.ParseError is one.
-        raise ReportUnreadable(f"expected JUnit XML: {type(error).__name__}: {str(error)[:200]}") from error
+        raise UnreadableReportError(f"expected JUnit XML: {type(error).__name__}: {str(error)[:200]}") from error
     return report
 
 
@@ -232,7 +232,7 @@ def _json(content: bytes) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ReportUnreadable(f"expected JSON: {str(error)[:200]}") from error
+        raise UnreadableReportError(f"expected JSON: {str(error)[:200]}") from error
 
 
 def _dicts(value: object) -> list[dict[str, Any]]:
@@ -249,11 +249,11 @@ def parse_jest(content: bytes) -> ParsedReport:
     """Read Jest's ``--json`` report, or Vitest's json reporter's.
 
     Raises:
-        ReportUnreadable: It is something else.
+        UnreadableReportError: It is something else.
     """
     data = _json(content)
     if not isinstance(data, dict) or not isinstance(data.get("testResults"), list):
-        raise ReportUnreadable("expected a Jest report with testResults")
+        raise UnreadableReportError("expected a Jest report with testResults")
     report = ParsedReport(started=True)
     for suite in _dicts(data["testResults"]):
         cases = _dicts(suite.get("assertionResults"))
@@ -288,11 +288,11 @@ def parse_mocha(content: bytes) -> ParsedReport:
     """Read the report of Mocha's json reporter.
 
     Raises:
-        ReportUnreadable: It is something else.
+        UnreadableReportError: It is something else.
     """
     data = _json(content)
     if not isinstance(data, dict) or not isinstance(data.get("tests"), list):
-        raise ReportUnreadable("expected a Mocha report with tests")
+        raise UnreadableReportError("expected a Mocha report with tests")
     report = ParsedReport(started=True)
     skipped = {str(case.get("fullTitle")) for case in _dicts(data.get("pending"))}
     listed = _dicts(data["tests"])
@@ -430,20 +430,8 @@ def parse_tap(text: str) -> ParsedReport:
             continue  # a version that TAP doesn't have
         if line.category == "plan":
             report.expected = line.expected_tests
-        elif line.category == "bail":
-            report.add(make_case(name="bail out", outcome=CaseOutcome.ERROR, message=line.reason))
-            notes.append([])
-        elif line.category == "test":
-            outcome = CaseOutcome.PASSED if line.ok else CaseOutcome.FAILED
-            skipped = line.skip or line.todo
-            name = line.description.lstrip("- ").strip() or f"test {line.number}"
-            report.add(
-                make_case(
-                    name=name,
-                    outcome=CaseOutcome.SKIPPED if skipped else outcome,
-                    message=line.directive.text if skipped else None,
-                )
-            )
+        elif line.category in ("bail", "test"):
+            report.add(_tap_case(line))
             notes.append([])
     for position, case in enumerate(report.cases):
         if case.outcome is CaseOutcome.FAILED and notes[position]:
@@ -452,3 +440,12 @@ def parse_tap(text: str) -> ParsedReport:
                 update={"trace": bounded(said, _TRACE_CHARACTERS), "message": bounded(said, 200)}
             )
     return report
+
+
+def _tap_case(line: Any) -> TestCase:
+    if line.category == "bail":
+        return make_case(name="bail out", outcome=CaseOutcome.ERROR, message=line.reason)
+    name = line.description.lstrip("- ").strip() or f"test {line.number}"
+    if line.skip or line.todo:
+        return make_case(name=name, outcome=CaseOutcome.SKIPPED, message=line.directive.text)
+    return make_case(name=name, outcome=CaseOutcome.PASSED if line.ok else CaseOutcome.FAILED)

@@ -6,8 +6,10 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from corral.adapters.sandbox.port import RunEnding as RunEnding  # one enum for the sandbox and the report
+from corral.adapters.sandbox.port import RunEnding
 from corral.jobs.payload import WireModel
+
+__all__ = ["Artifact", "CaseOutcome", "RunEnding", "TestCase", "TestReport"]
 
 
 class CaseOutcome(StrEnum):

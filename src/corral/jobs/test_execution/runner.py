@@ -12,14 +12,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from importlib.resources import as_file, files as resource_files
+from importlib.resources import as_file
+from importlib.resources import files as resource_files
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
+from corral.adapters.sandbox.factory import default_limits, make_sandbox
 from corral.adapters.sandbox.orphans import RunRegistry
 from corral.adapters.sandbox.port import (
     MIB,
-    WORKSPACE,
     Mount,
     RunEnding,
     Sandbox,
@@ -27,15 +28,15 @@ from corral.adapters.sandbox.port import (
     SandboxRequest,
     SandboxResult,
 )
-from corral.errors import SandboxFailed, Unrecoverable
+from corral.errors import Unrecoverable
 from corral.jobs.test_execution.dependencies import DependencyCache, Prepared
-from corral.jobs.test_execution.hostile_files import UnsafeFile, read_bounded
+from corral.jobs.test_execution.hostile_files import UnsafeFileError, read_bounded
 from corral.jobs.test_execution.leavings import coverage_percent, find_junit, keep_artifacts
 from corral.jobs.test_execution.output import LogLines, OutputLog, beside
 from corral.jobs.test_execution.parsing import (
     EventParser,
     ParsedReport,
-    ReportUnreadable,
+    UnreadableReportError,
     looks_like_tap,
     parse_go,
     parse_jest,
@@ -56,6 +57,7 @@ from corral.jobs.test_execution.runners import (
     check_files,
     plan_run,
 )
+from corral.settings import Settings
 
 _REPORT_BYTES = 32 * MIB
 _EVENT_CHUNK_BYTES = 256 * 1024
@@ -118,6 +120,22 @@ class TestRunner:
         self._environment: dict[str, str] | None = None
         self._environment_lock = asyncio.Lock()
 
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Make the runner that the settings ask for; nothing is started.
+
+        Raises:
+            ConfigurationError: A setting of the sandbox is wrong.
+        """
+        return cls(
+            make_sandbox(settings),
+            data_dir=settings.data_dir.absolute(),
+            default_limits=default_limits(settings),
+            setup_env=settings.sandbox_setup_env,
+            image=settings.sandbox_image if settings.sandbox in ("docker", "podman") else None,
+            dependency_cache_bytes=settings.dependency_cache_mb * MIB,
+        )
+
     async def run(
         self,
         worktree: Path,
@@ -175,7 +193,16 @@ class TestRunner:
                     command=setup_command,
                     variant=json.dumps([environment, dict(env or {}), self._image], sort_keys=True),
                     scratch=scratch,
-                    run=lambda home: self._set_up(worktree, setup_command, home, env, timeout, bounds, network, log),
+                    run=lambda home: self._set_up(
+                        worktree,
+                        command=setup_command,
+                        home=home,
+                        env=env,
+                        timeout=timeout,
+                        bounds=bounds,
+                        network=network,
+                        log=log,
+                    ),
                 )
                 if prepared.cached:
                     log.note("[set-up: cached]")
@@ -188,9 +215,11 @@ class TestRunner:
             )  # fmt: skip
             began = time.time()
             with prepared.in_use():
-                first = await self._execute(plan, request, scratch / "1", chosen, (), log, on_progress)
+                first = await self._execute(
+                    plan, request, scratch / "1", files=chosen, log=log, on_progress=on_progress
+                )
                 verdict = _verdict(first)
-                flaky = await self._rerun(first, request, scratch, chosen, min(reruns, _MOST_RERUNS), log)
+                flaky = await self._rerun(first, request, scratch, files=chosen, reruns=min(reruns, _MOST_RERUNS))
             artifacts = await asyncio.to_thread(keep_artifacts, worktree, began, self._artifacts, project_id)
             coverage = await asyncio.to_thread(coverage_percent, worktree, began)
         return _report(
@@ -262,10 +291,11 @@ class TestRunner:
     async def _set_up(
         self,
         worktree: Path,
+        *,
         command: str,
         home: Path,
         env: Mapping[str, str] | None,
-        timeout: timedelta,  # noqa: ASYNC109
+        timeout: timedelta,  # noqa: ASYNC109 - as in run
         bounds: SandboxLimits,
         network: str,
         log: OutputLog,
@@ -295,10 +325,11 @@ class TestRunner:
         plan: Plan,
         request: SandboxRequest,
         folder: Path,
+        *,
         files: Sequence[str],
-        cases: Sequence[str],
+        cases: Sequence[str] = (),
         log: OutputLog,
-        on_progress: Progress | None,
+        on_progress: Progress | None = None,
     ) -> _Run:
         """Run the tests once, all of them or some cases."""
         report = folder / "report"
@@ -342,11 +373,13 @@ class TestRunner:
             await look()
         finally:
             os.close(events)
-        parsed = await asyncio.to_thread(_parse, plan, report, request.worktree, began, bytes(spool), parser.report)
+        parsed = await asyncio.to_thread(
+            _parse, plan, parser.report, report=report, worktree=request.worktree, began=began, output=bytes(spool)
+        )
         return _Run(plan, result, parsed, log)
 
     async def _rerun(
-        self, first: _Run, request: SandboxRequest, scratch: Path, files: Sequence[str], reruns: int, log: OutputLog
+        self, first: _Run, request: SandboxRequest, scratch: Path, *, files: Sequence[str], reruns: int
     ) -> tuple[str, ...]:
         """Run failed cases again; returns the keys of those that passed once."""
         bad = (CaseOutcome.FAILED, CaseOutcome.ERROR)
@@ -359,10 +392,12 @@ class TestRunner:
         for number in range(reruns):
             if not failing or first.result.ending is not RunEnding.EXITED:
                 break
-            log.note(f"[run {number + 2}: {len(failing)} failed cases once more]")
+            first.log.note(f"[run {number + 2}: {len(failing)} failed cases once more]")
             # Only our own reporters can pick single cases; other runners run all again.
             cases = [identity for identity in failing.values() if identity]
-            again = await self._execute(first.plan, request, scratch / str(number + 2), files, cases, log, None)
+            again = await self._execute(
+                first.plan, request, scratch / str(number + 2), files=files, cases=cases, log=first.log
+            )
             passed = {case.key for case in again.parsed.cases if case.outcome is CaseOutcome.PASSED}
             for key in [key for key in failing if key in passed]:
                 flaky.append(key)
@@ -385,34 +420,30 @@ def _read_events(descriptor: int, parser: EventParser, most_bytes: int) -> None:
         left -= len(chunk)
 
 
-def _parse(plan: Plan, report: Path, worktree: Path, began: float, output: bytes, events: ParsedReport) -> ParsedReport:
+def _parse(
+    plan: Plan, events: ParsedReport, *, report: Path, worktree: Path, began: float, output: bytes
+) -> ParsedReport:
     """Find and read the report of a run; an unreadable one counts as none."""
     if events.started or plan.format is ReportFormat.EVENTS:
         return events
     text = output.decode(errors="replace")
-    try:
-        if plan.format is ReportFormat.GO:
-            return parse_go(text)
-        if plan.format is ReportFormat.LIBTEST:
-            return parse_libtest(text)
-        if plan.report is not None:
-            content = read_bounded(
-                worktree if plan.report_in_worktree else report, plan.report, most_bytes=_REPORT_BYTES
-            )
-            parse = {
-                ReportFormat.JUNIT: parse_junit, ReportFormat.JEST: parse_jest, ReportFormat.MOCHA: parse_mocha,
-            }[plan.format]  # fmt: skip
-            return parse(content)
-    except (ReportUnreadable, UnsafeFile, OSError):
-        return ParsedReport()
+    if plan.format in _OF_OUTPUT:
+        return _OF_OUTPUT[plan.format](text)
+    if plan.report is not None:
+        folder = worktree if plan.report_in_worktree else report
+        try:
+            return _OF_FILE[plan.format](read_bounded(folder, plan.report, most_bytes=_REPORT_BYTES))
+        except (UnreadableReportError, UnsafeFileError, OSError):
+            return ParsedReport()
     found = find_junit(worktree, began)
-    if found is not None:
-        return found
-    if looks_like_tap(text):
-        parsed = parse_tap(text)
-        parsed.runner = "tap"
-        return parsed
-    return ParsedReport()
+    if found is None and looks_like_tap(text):
+        found = parse_tap(text)
+        found.runner = "tap"
+    return found or ParsedReport()
+
+
+_OF_OUTPUT = {ReportFormat.GO: parse_go, ReportFormat.LIBTEST: parse_libtest}
+_OF_FILE = {ReportFormat.JUNIT: parse_junit, ReportFormat.JEST: parse_jest, ReportFormat.MOCHA: parse_mocha}
 
 
 def _environment(said: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from corral.adapters.sandbox.port import SUPPORT, WORKSPACE
 from corral.errors import Unrecoverable
-from corral.jobs.test_execution.hostile_files import UnsafeFile, read_bounded
+from corral.jobs.test_execution.hostile_files import UnsafeFileError, read_bounded
 
 REPORTERS = SUPPORT / "reporters"
 """Where the files of ``reporters`` are inside."""
@@ -86,25 +86,27 @@ def runner_of(command: str) -> str | None:
     """Name the runner that the last part of a shell command starts; None when it isn't known."""
     words = _words(_BETWEEN_COMMANDS.split(command)[-1])
     for position, word in enumerate(words):
-        after = words[position + 1 :]
-        name = PurePosixPath(word).name
         if _ASSIGNMENT.match(word) or word in _WRAPPERS:
             continue
+        after = words[position + 1 :]
         if _PYTHON.match(word):
             if after[:1] == ["-m"] and after[1:2] and after[1] in _NAMED:
                 return _NAMED[after[1]]
-            continue
-        if name in _NAMED and not (name == "unittest" and words[position - 1 : position] != ["-m"]):
-            return _NAMED[name]
-        if name == "node":
-            return "node" if "--test" in after else None
-        if name == "go":
-            return "go" if after[:1] == ["test"] else None
-        if name == "cargo":
-            return "nextest" if after[:2] == ["nextest", "run"] else "cargo" if after[:1] == ["test"] else None
-        if not word.startswith("-"):
-            return None
+        elif not word.startswith("-"):
+            module = words[position - 1 : position] == ["-m"]
+            return _program(PurePosixPath(word).name, after, is_module=module)
     return None
+
+
+def _program(name: str, arguments: Sequence[str], *, is_module: bool) -> str | None:
+    """Name the runner that a program is, given its arguments."""
+    if name == "node" and "--test" in arguments:
+        return "node"
+    if name == "go" and arguments[:1] == ["test"]:
+        return "go"
+    if name == "cargo":
+        return "nextest" if arguments[:2] == ["nextest", "run"] else "cargo" if arguments[:1] == ["test"] else None
+    return _NAMED.get(name) if is_module or name != "unittest" else None
 
 
 def check_files(files: Sequence[str]) -> tuple[str, ...]:
@@ -299,7 +301,7 @@ def _expand_script(command: str, worktree: Path) -> str:
         content = json.loads(read_bounded(worktree, str(folder / "package.json"), most_bytes=_MANIFEST_BYTES))
         scripts = content["scripts"]
         text = scripts[name]
-    except (UnsafeFile, OSError, ValueError, KeyError, TypeError):
+    except (UnsafeFileError, OSError, ValueError, KeyError, TypeError):
         return command
     hooked = f"pre{name}" in scripts or f"post{name}" in scripts
     if not isinstance(text, str) or hooked or runner_of(text) is None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Generator, List  # noqa: UP035 - these files run on Python 3.8 too
+from typing import Any, Dict, Generator, List
 
 import corral_reporting as reporting
 import pytest
 
 _selection = reporting.Selection()
-_parts: Dict[str, List[Any]] = {}  # noqa: UP006 - node id → reports of its phases so far
-_state: Dict[str, Any] = {"silent": False, "root": os.getcwd()}  # noqa: UP006, PTH109
+_parts: Dict[str, List[Any]] = {}  # node id → reports of its phases so far
+_state: Dict[str, Any] = {"silent": False, "root": os.getcwd()}
 _NEW_PATHS = int(pytest.__version__.split(".")[0]) >= 7  # noqa: PLR2004 - the version that renamed an argument
 
 reporting.write({"event": "start", "runner": "pytest"})
@@ -24,7 +24,7 @@ def pytest_load_initial_conftests() -> Generator[None, Any, None]:
         error = outcome.excinfo[1]
         path = reporting.relative(str(getattr(error, "path", "") or "conftest.py")) or "conftest.py"
         cause = getattr(error, "cause", None) or (error.excinfo[1] if hasattr(error, "excinfo") else error)
-        text = "{}: {}".format(type(cause).__name__, cause)  # noqa: UP032
+        text = "{}: {}".format(type(cause).__name__, cause)
         if type(error).__name__ == "ConftestImportFailure":
             reporting.case(
                 identity=path, file=path, name="import", outcome="error", seconds=0.0, message=text, trace=text
@@ -38,7 +38,7 @@ def pytest_configure(config: Any) -> None:
 
 
 def _is_excluded(path: str) -> Any:
-    if not _selection.files or os.path.isdir(path) or os.path.basename(path) == "conftest.py":  # noqa: PTH112, PTH119
+    if not _selection.files or os.path.isdir(path) or os.path.basename(path) == "conftest.py":
         return None
     return True if not _selection.has_file(reporting.relative(path)) else None
 
@@ -56,7 +56,7 @@ else:
         return _is_excluded(str(path))
 
 
-def pytest_collection_modifyitems(config: Any, items: List[Any]) -> None:  # noqa: UP006
+def pytest_collection_modifyitems(config: Any, items: List[Any]) -> None:
     """Leave out the cases that are not selected."""
     if not _selection.cases:
         return
@@ -74,15 +74,15 @@ def pytest_collection_finish(session: Any) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_node_collection_finished(ids: List[str]) -> None:  # noqa: UP006
+def pytest_xdist_node_collection_finished(ids: List[str]) -> None:
     """Say how many cases there are, with pytest-xdist."""
     reporting.write({"event": "total", "count": len(ids)})
 
 
 def _place(nodeid: str) -> Any:
     file, _, name = nodeid.partition("::")
-    path = reporting.relative(os.path.join(_state["root"], file))  # noqa: PTH118
-    return path, name or os.path.basename(file)  # noqa: PTH119
+    path = reporting.relative(os.path.join(_state["root"], file))
+    return path, name or os.path.basename(file)
 
 
 def _message(report: Any) -> str:
@@ -136,8 +136,6 @@ def pytest_runtest_logreport(report: Any) -> None:
         message=_message(decisive) if shown else "",
         trace=str(decisive.longrepr) if outcome in ("failed", "error") else "",
         output="\n".join(
-            "{}:\n{}".format(title, text)  # noqa: UP032
-            for title, text in report.sections
-            if outcome in ("failed", "error")
+            "{}:\n{}".format(title, text) for title, text in report.sections if outcome in ("failed", "error")
         ),
     )

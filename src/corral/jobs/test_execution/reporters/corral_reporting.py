@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Dict, List, Optional, Set  # noqa: UP035 - these files run on Python 3.8 too
+from typing import Any, Dict, List, Optional, Set
 
 _MESSAGE_CHARACTERS = 2000
 _TRACE_CHARACTERS = 8000
@@ -12,7 +12,7 @@ _OUTPUT_CHARACTERS = 8000
 _ROOT = os.path.realpath(os.environ.get("CORRAL_WORKSPACE", "."))
 
 
-def write(event: Dict[str, Any]) -> None:  # noqa: UP006
+def write(event: Dict[str, Any]) -> None:
     """Append one event; several processes may do so at once."""
     path = os.environ.get("CORRAL_REPORT")
     if not path:
@@ -25,10 +25,10 @@ def write(event: Dict[str, Any]) -> None:  # noqa: UP006
         os.close(descriptor)
 
 
-def case(  # noqa: PLR0913
+def case(
     *,
     identity: str,
-    file: Optional[str],  # noqa: UP007, UP045
+    file: Optional[str],
     name: str,
     outcome: str,
     seconds: float,
@@ -52,7 +52,7 @@ def case(  # noqa: PLR0913
     )
 
 
-def _ends(text: str, characters: int) -> Optional[str]:  # noqa: UP007, UP045
+def _ends(text: str, characters: int) -> Optional[str]:
     """Keep the beginning and the end of a long text."""
     if len(text) > characters:
         half = characters // 2
@@ -60,7 +60,7 @@ def _ends(text: str, characters: int) -> Optional[str]:  # noqa: UP007, UP045
     return text or None
 
 
-def relative(path: Optional[str]) -> Optional[str]:  # noqa: UP007, UP045
+def relative(path: Optional[str]) -> Optional[str]:
     """Return a path as seen from the root of the worktree; None when it lies elsewhere."""
     if not path:
         return None
@@ -75,16 +75,16 @@ class Selection:
 
     def __init__(self) -> None:
         """Read it from the file that ``CORRAL_SELECT`` names; without one, everything is selected."""
-        self.files: Set[str] = set()  # noqa: UP006
-        self.cases: Set[str] = set()  # noqa: UP006
+        self.files: Set[str] = set()
+        self.cases: Set[str] = set()
         path = os.environ.get("CORRAL_SELECT")
         if path:
             with open(path, encoding="utf-8") as file:
-                content: Dict[str, List[str]] = json.load(file)  # noqa: UP006
+                content: Dict[str, List[str]] = json.load(file)
             self.files = set(content.get("files", ()))
             self.cases = set(content.get("cases", ()))
 
-    def has_file(self, path: Optional[str]) -> bool:  # noqa: UP007, UP045
+    def has_file(self, path: Optional[str]) -> bool:
         """Whether a file (from the root of the worktree) is to be run."""
         return not self.files or path in self.files
 
