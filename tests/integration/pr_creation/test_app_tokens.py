@@ -12,14 +12,14 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
+from tests.support.fake_github import NAME, OWNER, FakeGitHub
+from tests.support.pull_requests import PullRequestBench
+from tests.support.web_server import Reply
 
 from corral.adapters.forge.github import AppTokens, GitHubForge
 from corral.adapters.forge.registry import Forges
 from corral.errors import ConfigurationError, ForgeFailed
 from corral.projects import ForgeKind
-from tests.support.fake_github import NAME, OWNER, FakeGitHub
-from tests.support.pull_requests import PullRequestBench
-from tests.support.web_server import Reply
 
 _KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 _PEM = _KEY.private_bytes(

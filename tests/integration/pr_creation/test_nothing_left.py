@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from tests.support.fake_github import TOKEN, FakeGitHub, rate_limited
+from tests.support.pull_requests import PullRequestBench
+from tests.support.web_server import Reply
 
 from corral.adapters.forge.github import GitHubForge, PersonalToken
 from corral.adapters.forge.registry import Forges
 from corral.adapters.git import Git, GitCredential, GitOutput, GitRemote
 from corral.projects import ForgeKind
-from tests.support.fake_github import TOKEN, FakeGitHub, rate_limited
-from tests.support.pull_requests import PullRequestBench
-from tests.support.web_server import Reply
 
 
 def holding(folder: Path) -> list[str]:
@@ -99,9 +99,9 @@ async def test_the_token_stays_in_memory(
         used = [one for one in github.server.requests if TOKEN in str(one.headers)]
         in_addresses = [one.path for one in github.server.requests if TOKEN in one.path + one.query]
 
-    assert len(said) == 5  # noqa: PLR2004
+    assert len(said) == 5
     assert used, "the token must have been used"
-    assert git.looked > 10  # noqa: PLR2004
+    assert git.looked > 10
     assert git.seen == []
     assert in_addresses == []
     assert holding(tmp_path) == []
