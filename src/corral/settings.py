@@ -163,7 +163,7 @@ class Settings(BaseSettings):
     ] = None
     """Token for pushes and pull requests on Gitea or Forgejo."""
     gitea_url: str | None = None
-    """Address of Gitea or Forgejo; None takes it from the project's repository."""
+    """Address of Gitea or Forgejo; goes with ``gitea_token``, which is sent to no other."""
     forge_write_interval: timedelta = timedelta(seconds=1)
     """Least time between two requests that create something on a forge, across all workers."""
     forge_writes_per_hour: int = Field(default=450, ge=1)

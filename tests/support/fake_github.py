@@ -18,7 +18,6 @@ from typing import Any, Self
 from urllib.parse import parse_qs, unquote
 
 from openapi_core.testing import MockRequest, MockResponse
-
 from tests.support import github_description
 from tests.support.repositories import Repository
 from tests.support.web_server import GitOverHttp, Reply, Request, WebServer
@@ -120,7 +119,7 @@ class FakeGitHub:
         except Exception as error:  # noqa: BLE001  likewise
             self.invalid.append(f"answer {status} {described.path}: {_misfits(error)}")
 
-    def _answer(self, request: Request, path: str) -> tuple[int, Any]:
+    def _answer(self, request: Request, path: str) -> tuple[int, Any]:  # noqa: PLR0911  one for each path
         body = json.loads(request.body) if request.body else {}
         if (found := re.fullmatch(r"/app/installations/(\d+)/access_tokens", path)) is not None:
             return self._installation_token(request, body)
@@ -188,7 +187,7 @@ class FakeGitHub:
         for field, branch in (("head", head), ("base", base)):
             if branch not in self.repository.branches():
                 return 422, _invalid({"resource": "PullRequest", "field": field, "code": "invalid"})
-        if len(body["title"]) > 256:  # noqa: PLR2004
+        if len(body["title"]) > 256:
             text = "title is too long (maximum is 256 characters)"
             return 422, _invalid({"resource": "PullRequest", "code": "custom", "field": "title", "message": text})
         for pull in self.pulls.values():
@@ -200,8 +199,8 @@ class FakeGitHub:
         if ahead == "0":
             return 422, _custom(f"No commits between {base} and {head}")
         number = len(self.pulls) + 1
-        pull: dict[str, Any] = github_description.example("pull-request")
-        pull.update(
+        fresh: dict[str, Any] = github_description.example("pull-request")
+        fresh.update(
             number=number,
             html_url=f"{self.server.url}/{OWNER}/{NAME}/pull/{number}",
             node_id=f"PR_{number}",
@@ -218,10 +217,10 @@ class FakeGitHub:
             closed_at=None,
             auto_merge=None,
         )
-        pull["head"].update(ref=head, label=f"{OWNER}:{head}")
-        pull["base"].update(ref=base, label=f"{OWNER}:{base}", sha=self._git("rev-parse", base))
-        self.pulls[number] = pull
-        return 201, self._current(pull)
+        fresh["head"].update(ref=head, label=f"{OWNER}:{head}")
+        fresh["base"].update(ref=base, label=f"{OWNER}:{base}", sha=self._git("rev-parse", base))
+        self.pulls[number] = fresh
+        return 201, self._current(fresh)
 
     def _current(self, pull: dict[str, Any]) -> dict[str, Any]:
         if pull["state"] == "open":
@@ -276,9 +275,7 @@ def rate_limited(*, primary: bool, seconds: int) -> Reply:
     if primary:
         headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int(time.time()) + seconds)}
         return _json(403, _message("API rate limit exceeded for user ID 1."), headers)
-    return _json(
-        403, _message("You have exceeded a secondary rate limit. Please wait."), {"retry-after": str(seconds)}
-    )
+    return _json(403, _message("You have exceeded a secondary rate limit. Please wait."), {"retry-after": str(seconds)})
 
 
 def _taken(rules: list[tuple[str, Callable[[Request], Reply | None]]], request: Request) -> Reply | None:
@@ -299,7 +296,7 @@ def _misfits(error: Exception) -> str:
 
 
 def _json(status: int, body: Any, headers: Mapping[str, str] | None = None) -> Reply:
-    return Reply(status, json.dumps(body).encode(), {"Content-Type": "application/json; charset=utf-8", **(headers or {})})
+    return Reply(status, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})})
 
 
 def _message(text: str) -> dict[str, Any]:

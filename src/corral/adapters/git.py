@@ -422,6 +422,7 @@ def _symptom(pattern: str, reason: str, advice: str, *, retryable: bool = False)
 
 #: Read from the top; the first that matches names the failure. Texts are git's own, then GitHub's, GitLab's, Gitea's.
 _SYMPTOMS: Final = (
+    _symptom(r"\.lock': file exists", "locked", "another git command held the repository", retryable=True),
     _symptom(r"archived so it is read-only|repository is archived", "repository_archived", "unarchive the repository"),
     _symptom(
         r"refusing to allow (?:a|an) .* without `?workflows?`? (?:scope|permission)",
@@ -482,7 +483,6 @@ _SYMPTOMS: Final = (
         retryable=True,
     ),
     _symptom(r"no space left on device|disk quota exceeded", "disk_full", "free some disk", retryable=True),
-    _symptom(r"\.lock': file exists", "locked", "another git command held the mirror", retryable=True),
 )
 
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from tests.support.pull_requests import PullRequestBench
+from tests.support.repositories import Repository
 
 from corral.adapters.forge.github import GitHubForge, PersonalToken
 from corral.adapters.forge.local import LocalForge
 from corral.adapters.forge.registry import Forges
 from corral.adapters.git import Git, GitOutput
 from corral.projects import ForgeKind
-from tests.support.pull_requests import PullRequestBench
-from tests.support.repositories import Repository
 
 steps = 0
 deadly = 0
@@ -104,7 +104,7 @@ def main() -> None:
         if child == 0:
             try:
                 asyncio.run(work(asked))
-            except BaseException:
+            except Exception:  # noqa: BLE001  the test shows it
                 traceback.print_exc()
                 say("failed")
             os._exit(0)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from tests.support.fake_github import TOKEN, FakeGitHub, rate_limited
+from tests.support.pull_requests import PullRequestBench
+from tests.support.web_server import Reply, Request
 
 from corral.adapters.forge.github import GitHubForge, PersonalToken
 from corral.adapters.forge.registry import Forges
 from corral.errors import AdapterError, ForgeFailed
 from corral.jobs.pr_creation.payload import PrState
 from corral.projects import ForgeKind
-from tests.support.fake_github import TOKEN, FakeGitHub, rate_limited
-from tests.support.pull_requests import PullRequestBench
-from tests.support.web_server import Reply, Request
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ async def test_a_pull_request_that_somebody_opened_meanwhile_is_found(
     ids=["primary", "secondary", "429", "secondary-without-header", "503", "500", "dropped"],
 )
 @pytest.mark.parametrize("where", [r"GET .*/shop$", r"POST .*/pulls$"])
-async def test_what_may_go_away_is_retried_when_github_says(
+async def test_what_may_go_away_is_retried_when_github_says(  # noqa: PLR0917  as many as are varied
     bench: PullRequestBench,
     github: FakeGitHub,
     where: str,

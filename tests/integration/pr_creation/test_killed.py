@@ -12,13 +12,13 @@ from typing import IO, Any
 
 import pytest
 from redis.asyncio import Redis
-
-from corral.adapters.forge.local import LocalForge
-from corral.jobs.pr_creation.payload import PrResult
 from tests.support.fake_github import TOKEN, FakeGitHub
 from tests.support.pull_requests import PullRequestBench
 from tests.support.repositories import Repository
 from tests.support.valkey import valkey
+
+from corral.adapters.forge.local import LocalForge
+from corral.jobs.pr_creation.payload import PrResult
 
 _ROOT = Path(__file__).resolve().parents[3]
 
@@ -97,7 +97,9 @@ async def test_killed_between_every_two_steps(tmp_path: Path, kind: str) -> None
             await _one_of_each(repository, github, branch, result)
             die += 1
         await redis.aclose()
-        assert {"killed before git push", "killed after git push", "killed before open", "killed after open"} <= set(places)
+        assert {"killed before git push", "killed after git push", "killed before open", "killed after open"} <= set(
+            places
+        )
         assert len(places) >= 12  # as many as there are steps
 
 

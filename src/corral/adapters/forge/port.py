@@ -6,10 +6,11 @@ Every method raises :class:`~corral.errors.ForgeFailed` with one of :class:`Refu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from corral.adapters.git import GitRemote
 from corral.errors import ForgeFailed
@@ -207,21 +208,22 @@ class Forge(Protocol):
         ...
 
 
+#: Tokens as GitHub and GitLab make them, should a forge or a proxy quote one.
+_TOKEN: Final = re.compile(r"\b(?:gh[pousr]_\w{20,}|github_pat_\w{20,}|gl[a-z]{2,5}-[\w.-]{16,})")
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """Makes one forge's errors."""
 
     service: str
-    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def __call__(
         self, refusal: Refusal, operation: str, message: str, *, retry_after: timedelta | None = None
     ) -> ForgeFailed:
         """An error with this reason; retryable as :data:`RETRYABLE` says."""
-        for secret in self.secrets:
-            message = message.replace(secret, "***")
         return ForgeFailed(
-            f"{self.service} {operation}: {message}",
+            f"{self.service} {operation}: {_TOKEN.sub('***', message)}",
             service=self.service,
             operation=operation,
             retryable=refusal in RETRYABLE,
@@ -248,8 +250,3 @@ def check_limits(refused: Refused, operation: str, limits: ForgeLimits, *, title
             operation,
             f"the description has {len(body)} characters; at most {limits.body} are taken",
         )
-
-
-def as_mapping(answer: Any) -> dict[str, Any]:
-    """A JSON object, or an empty one for anything else."""
-    return answer if isinstance(answer, dict) else {}

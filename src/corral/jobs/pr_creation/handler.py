@@ -211,7 +211,7 @@ class PrCreationHandler:
             try:
                 await errand.mirror.push(remote, change.head, branch=errand.asked.source_branch, expected=tip)
             except GitFailed as error:
-                if error.reason != "branch_moved" or turn == _PUSH_ROUNDS:
+                if error.reason not in {"branch_moved", "locked"} or turn == _PUSH_ROUNDS:
                     raise
                 await errand.job.log(f"{errand.asked.source_branch} moved meanwhile; looking again")
                 continue
