@@ -96,7 +96,7 @@ def tabs_for_spaces(hunk: Hunk, _: random.Random) -> Case | None:
 
 
 def trailing_space(hunk: Hunk, chance: random.Random) -> Case:
-    spoiled = {at for at in range(len(hunk.search)) if chance.random() < 0.5} or {0}  # noqa: PLR2004
+    spoiled = {at for at in range(len(hunk.search)) if chance.random() < 0.5} or {0}
     search = [line + "  " if at in spoiled else line for at, line in enumerate(hunk.search)]
     replace = [line + "  " if line in hunk.search else line for line in hunk.replace]
     kept = _carried(hunk, search, replace)
@@ -152,8 +152,7 @@ def dropped_blank_lines(hunk: Hunk, _: random.Random) -> Case | None:
     if not inner or len(changes) > 1:
         return None
     at = inner[0]
-    _, old_start, old_end, start, end = changes[0]
-    del old_end
+    old_start, _old_end, start, end = changes[0][1:]
     replaced_at = at if at < old_start else at + (end - start) - (changes[0][2] - old_start)
     search = [*hunk.search[:at], *hunk.search[at + 1 :]]
     replace = [*hunk.replace[:replaced_at], *hunk.replace[replaced_at + 1 :]]
@@ -165,14 +164,14 @@ def elided_lines(hunk: Hunk, _: random.Random) -> Case | None:
     """Quote further back, and leave the lines in between out by a remark."""
     begin = max(0, hunk.start - 12)
     head, gap = hunk.old[begin : begin + 3], hunk.old[begin + 3 : hunk.start]
-    if len(gap) < 3 or not any(line.strip() for line in head):  # noqa: PLR2004
+    if len(gap) < 3 or not any(line.strip() for line in head):
         return None
     mark = "// ..." if hunk.path.endswith((".js", ".ts")) else "# ..."
     search = [*head, mark, *hunk.search]
     replace = [*head, mark, *hunk.replace]
     while head and not head[0].strip():
         head = head[1:]
-    known = _occurs(hunk.old, head) == 1 and _occurs(hunk.old, hunk.search) == 1
+    known = _occurs(hunk.old, head) == 1 and _occurs(hunk.old[begin + 3 :], hunk.search) == 1
     # A block that holds such a remark itself says two things at once.
     if any(line.strip() in {"...", "# ...", "// ..."} for line in hunk.search):
         return None
@@ -181,14 +180,14 @@ def elided_lines(hunk: Hunk, _: random.Random) -> Case | None:
 
 def stale_context(hunk: Hunk, chance: random.Random) -> Case | None:
     """Somebody changed a line beside the change after the model had read it."""
-    solid = [at for at, line in enumerate(hunk.search) if len(line.strip()) > 8 and at not in hunk.touched]  # noqa: PLR2004
-    if len([line for line in hunk.search if line.strip()]) < 6 or not solid:  # noqa: PLR2004
+    solid = [at for at, line in enumerate(hunk.search) if len(line.strip()) > 8 and at not in hunk.touched]
+    if len([line for line in hunk.search if line.strip()]) < 6 or not solid:
         return None
     if _occurs(hunk.old, hunk.search) != 1:
         return None
     at = chance.choice(solid)
     line = hunk.search[at]
-    words = [match for match in re.finditer(r"[A-Za-z]{3,}", line)]
+    words = list(re.finditer(r"[A-Za-z]{3,}", line))
     if not words:
         return None
     word = chance.choice(words)
@@ -206,7 +205,7 @@ def stale_context(hunk: Hunk, chance: random.Random) -> Case | None:
 
 def stale_target(hunk: Hunk, chance: random.Random) -> Case | None:
     """Somebody changed the very line that the edit replaces: applying it would undo that."""
-    lines = [at for at in hunk.touched if len(hunk.search[at].strip()) > 8]  # noqa: PLR2004
+    lines = [at for at in hunk.touched if len(hunk.search[at].strip()) > 8]
     if not lines or _occurs(hunk.old, hunk.search) != 1:
         return None
     at = chance.choice(lines)
