@@ -377,7 +377,9 @@ class LocalIndexReader:
 
     def file(self, path: str) -> StoredFile | None:
         """One file, or None."""
-        row = self._sqlite.execute("SELECT id, path, blob, language, lines FROM files WHERE path = ?", (path,)).fetchone()
+        row = self._sqlite.execute(
+            "SELECT id, path, blob, language, lines FROM files WHERE path = ?", (path,)
+        ).fetchone()
         return StoredFile(*row) if row else None
 
     def file_chunks(self, path: str) -> list[StoredChunk]:
@@ -399,7 +401,9 @@ class LocalIndexReader:
 
     def skipped(self, reason: str) -> frozenset[str]:
         """Paths that were left out for one reason."""
-        return frozenset(path for (path,) in self._sqlite.execute("SELECT path FROM skipped WHERE reason = ?", (reason,)))
+        return frozenset(
+            path for (path,) in self._sqlite.execute("SELECT path FROM skipped WHERE reason = ?", (reason,))
+        )
 
     def symbols_of(self, path: str) -> list[StoredSymbol]:
         """Definitions in one file, in order."""
@@ -454,7 +458,8 @@ class LocalIndexReader:
         symbols = [
             SymbolRow(*row)
             for row in self._sqlite.execute(
-                "SELECT name, kind, start_line, end_line, parent FROM symbols WHERE file = ? ORDER BY start_line", (file_id,)
+                "SELECT name, kind, start_line, end_line, parent FROM symbols WHERE file = ? ORDER BY start_line",
+                (file_id,),
             )
         ]
         imports = [name for (name,) in self._sqlite.execute("SELECT name FROM imports WHERE file = ?", (file_id,))]

@@ -101,7 +101,7 @@ def _joined(lines: list[str]) -> str:
 def _unified_diff(text: str) -> Iterator[Edit]:
     if "GIT binary patch" in text or re.search(r"^Binary files ", text, re.MULTILINE):
         raise FormatError("binary files can't be edited")
-    lines = text.splitlines()
+    lines = _unfenced(text.splitlines())
     old = new = renamed = None
     at = 0
     while at < len(lines):
@@ -126,6 +126,17 @@ def _unified_diff(text: str) -> Iterator[Edit]:
         at += 1
 
 
+def _unfenced(lines: list[str]) -> list[str]:
+    """What stands between the fence above the diff and the last one like it: the diff itself may hold fences."""
+    begin = next((at for at, line in enumerate(lines) if line.startswith(("--- ", "diff --git "))), 0)
+    opened = next((at for at in range(begin - 1, -1, -1) if _FENCE.match(lines[at])), None)
+    found = _FENCE.match(lines[opened]) if opened is not None else None
+    if found is None:
+        return lines
+    closed = next((at for at in range(len(lines) - 1, begin, -1) if lines[at].strip() == found[1]), len(lines))
+    return lines[begin:closed]
+
+
 def _diff_path(told: str, prefix: str) -> str | None:
     path = told.partition("\t")[0].strip().strip('"')
     return None if path == "/dev/null" else path.removeprefix(prefix)
@@ -135,7 +146,7 @@ def _hunk_body(lines: list[str], at: int) -> tuple[list[str], int]:
     body: list[str] = []
     while at < len(lines):
         line = lines[at]
-        if _HUNK.match(line) or line.startswith("diff --git ") or _FENCE.match(line):
+        if _HUNK.match(line) or line.startswith("diff --git "):
             break
         if line.startswith("--- ") and at + 1 < len(lines) and lines[at + 1].startswith("+++ "):
             break

@@ -10,8 +10,8 @@ the change touches, it is a miss.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -20,6 +20,8 @@ from enum import StrEnum
 
 FUZZY_THRESHOLD = 0.85
 """Least similarity of a whole block."""
+_RIVAL_SHARE = 0.5
+"""Of a block's characters: as much, found as quoted in another place, makes a forgiving match doubtful."""
 _FUZZY_MARGIN = 0.1
 """How much better the best place must be than the second best."""
 _FUZZY_LEAST_LINES = 3
@@ -198,21 +200,47 @@ def _by_indentation(lines: Sequence[str], search: Sequence[str], replace: Sequen
     if len(found) > 1:
         return _several(lines, found)
     start, end = found[0], found[0] + len(search)
-    mapping = _indentation_map(search, lines[start:end])
-    adapt = _indenter(mapping) if mapping is not None else None
-    if adapt is None:
+    if _has_rival(lines, search, start, end):
         return Missed(
-            why="these lines are there, but with another indentation than the one that you quoted",
+            why="these lines are there with another indentation, and nearly the same lines are elsewhere with the one "
+            "that you quoted; quote the place exactly",
             nearest=nearest_lines(lines, search),
         )
-    try:
-        new = _carried(lines[start:end], search, replace, adapt)
-    except _UnknownIndentationError:
+    real = lines[start:end]
+    mapping = _indentation_map(search, real)
+    new: tuple[str, ...] | None = None
+    if mapping is not None:
+        with contextlib.suppress(_UnknownIndentationError):
+            new = _carried(real, search, replace, _indenter(mapping))
+    elif _only_first_is_shifted(search, replace, real):
+        new = _carried(real, search, replace)
+    if new is None:
         return Missed(
             why="these lines are indented otherwise in the file, so the new lines' indentation can't be told",
             nearest=nearest_lines(lines, search),
         )
     return Placed(start=start, end=end, lines=new, how=How.INDENTATION)
+
+
+def _only_first_is_shifted(search: Sequence[str], replace: Sequence[str], real: Sequence[str]) -> bool:
+    """The first line begins right after a marker and lost its indentation; it is only quoted, and the rest is exact."""
+    same = [plain_characters(line) for line in search[1:]] == [plain_characters(line) for line in real[1:]]
+    return same and bool(replace) and replace[0] == search[0]
+
+
+def _has_rival(lines: Sequence[str], search: Sequence[str], start: int, end: int) -> bool:
+    """Whether another place has most of the lines just as they were quoted: the meant one, changed since, perhaps."""
+    wanted = [plain_characters(line) for line in search]
+    have = [plain_characters(line) for line in lines]
+    known = {line for line in wanted if line}
+    weight = sum(len(line) for line in wanted)
+    width = len(wanted)
+    for at in range(len(have) - width + 1):
+        if at < end and at + width > start:
+            continue
+        if sum(len(line) for line in have[at : at + width] if line in known) >= _RIVAL_SHARE * weight:
+            return True
+    return False
 
 
 class _UnknownIndentationError(ValueError):
@@ -235,10 +263,8 @@ def _indentation_map(search: Sequence[str], real: Sequence[str]) -> dict[str, st
 
 
 def _indenter(mapping: dict[str, str]) -> Callable[[str], str]:
-    shifts = {
-        (_common_prefix_cut(quoted, actual)) for quoted, actual in mapping.items()
-    }  # the same text put before, or cut off, everywhere
-    unit_quoted, unit_real = _unit(list(mapping)), _unit(list(mapping.values()))
+    """Give new lines the file's indentation, as learned from the quoted lines by every rule that explains them all."""
+    rules = [rule for rule in (_shift(mapping), _scale(mapping)) if rule is not None]
 
     def adapt(line: str) -> str:
         if not line.strip():
@@ -246,49 +272,49 @@ def _indenter(mapping: dict[str, str]) -> Callable[[str], str]:
         quoted = _indent(line)
         if quoted in mapping:
             return mapping[quoted] + line[len(quoted) :]
-        if len(shifts) == 1:
-            added, cut = next(iter(shifts))
-            if added is not None and not cut:
-                return added + line
-            if cut and not added and quoted.startswith(cut):
-                return line[len(cut) :]
-        # Levels: as many units deeper than the nearest known one.
-        if unit_quoted and unit_real:
-            known = max((one for one in mapping if quoted.startswith(one)), key=len, default=None)
-            if known is not None:
-                rest = quoted[len(known) :]
-                levels, odd = divmod(len(rest), len(unit_quoted))
-                if not odd and rest == unit_quoted * levels:
-                    return mapping[known] + unit_real * levels + line[len(quoted) :]
-        raise _UnknownIndentationError
+        told = {rule(quoted) for rule in rules}
+        if len(told) != 1 or None in told:
+            raise _UnknownIndentationError
+        return f"{told.pop()}{line[len(quoted) :]}"
 
     return adapt
 
 
-def _common_prefix_cut(quoted: str, actual: str) -> tuple[str | None, str]:
-    """How to get from one indentation to the other by putting text before it, or cutting text off its start."""
-    if actual.endswith(quoted):
-        return actual[: len(actual) - len(quoted)], ""
-    if quoted.endswith(actual):
-        return "", quoted[: len(quoted) - len(actual)]
-    return None, ""
+_Rule = Callable[[str], str | None]
 
 
-def _unit(indents: Sequence[str]) -> str:
-    """The text of one level, as far as the indentations tell."""
-    steps = sorted({one for one in indents if one}, key=len)
-    if not steps:
-        return ""
-    if all(set(one) == {"\t"} for one in steps):
-        return "\t"
-    if not all(set(one) == {" "} for one in steps):
-        return ""
-    lengths = [len(one) for one in sorted(set(indents), key=len)]
-    gaps = [later - earlier for earlier, later in itertools.pairwise(lengths) if later > earlier]
-    if not gaps:
-        return " " * lengths[0] if lengths[0] in {2, 4, 8} else ""
-    smallest = min(gaps)
-    return " " * smallest if all(gap % smallest == 0 for gap in gaps) else ""
+def _shift(mapping: dict[str, str]) -> _Rule | None:
+    """The same text put before every line, or cut off its start."""
+    added = {actual[: len(actual) - len(quoted)] for quoted, actual in mapping.items() if actual.endswith(quoted)}
+    cut = {quoted[: len(quoted) - len(actual)] for quoted, actual in mapping.items() if quoted.endswith(actual)}
+    if len(added) == 1 and all(actual.endswith(quoted) for quoted, actual in mapping.items()):
+        before = next(iter(added))
+        return lambda quoted: before + quoted
+    if len(cut) == 1 and all(quoted.endswith(actual) for quoted, actual in mapping.items()):
+        off = next(iter(cut))
+        return lambda quoted: quoted[len(off) :] if quoted.startswith(off) else None
+    return None
+
+
+def _scale(mapping: dict[str, str]) -> _Rule | None:
+    """Levels of another width: tabs for spaces, or two spaces for four."""
+    pairs = [(quoted, actual) for quoted, actual in mapping.items() if quoted or actual]
+    if not pairs or any(not quoted or not actual for quoted, actual in pairs):
+        return None
+    kinds_quoted = {character for quoted, _ in pairs for character in quoted}
+    kinds_real = {character for _, actual in pairs for character in actual}
+    if len(kinds_quoted) != 1 or len(kinds_real) != 1:
+        return None
+    numerator, denominator = len(pairs[0][1]), len(pairs[0][0])
+    if any(len(actual) * denominator != len(quoted) * numerator for quoted, actual in pairs):
+        return None
+    kind_quoted, kind_real = kinds_quoted.pop(), kinds_real.pop()
+
+    def scale(quoted: str) -> str | None:
+        length, odd = divmod(len(quoted) * numerator, denominator)
+        return None if odd or set(quoted) - {kind_quoted} else kind_real * length
+
+    return scale
 
 
 # --- white space inside lines, and blank lines
@@ -311,6 +337,11 @@ def _by_spacing(lines: Sequence[str], search: Sequence[str], replace: Sequence[s
     if len(found) > 1:
         return _several(lines, [solid[at] for at in found])
     start, end = solid[found[0]], solid[found[0] + width - 1] + 1
+    if _has_rival(lines, search, start, end):
+        return Missed(
+            why="these lines are there with other spacing, and nearly the same lines are elsewhere; quote them exactly",
+            nearest=nearest_lines(lines, search),
+        )
     return _merged(lines, start, end, search, replace, how=How.SPACING, similarity=1.0)
 
 
@@ -495,7 +526,9 @@ class _Known:
         self._real = real
         self._search = search
         pairs = _aligned([_dense(line) for line in real], [_dense(line) for line in search])
-        #: The real line of a quoted one, for those that are equal but for white space.
+        #: The real line of a quoted one, or of an earlier version of it.
+        self._version = {quoted: actual for actual, quoted, _ in pairs}
+        #: Likewise, for those that are equal but for white space.
         self._where = {quoted: actual for actual, quoted, _ in pairs if _dense(real[actual]) == _dense(search[quoted])}
 
     def equal_lines(self) -> tuple[list[str], list[str]]:
@@ -505,34 +538,27 @@ class _Known:
 
     def span(self, start: int, end: int) -> tuple[int, int] | None:
         """The real lines that the quoted lines ``start`` to ``end`` are; None when that is not certain."""
-        touched = [at for at in range(start, end) if self._search[at].strip()]
-        return self._touched_span(touched) if touched else self._gap(start, end)
+        return self._lines(start, end) if end > start else self._gap(start)
 
-    def _touched_span(self, touched: Sequence[int]) -> tuple[int, int] | None:
-        if any(at not in self._where for at in touched):
+    def _lines(self, start: int, end: int) -> tuple[int, int] | None:
+        if any(at not in self._where for at in range(start, end)):
             return None
-        first, last = self._where[touched[0]], self._where[touched[-1]]
-        between = [line for line in self._real[first : last + 1] if line.strip()]
+        first, last = self._where[start], self._where[end - 1]
         # Otherwise the file has lines in between that the model didn't know of.
-        return (first, last + 1) if len(between) == len(touched) else None
+        return (first, last + 1) if last - first == end - 1 - start else None
 
-    def _gap(self, start: int, end: int) -> tuple[int, int] | None:
-        """Where an insertion goes: both neighbours must be known, and be neighbours in the file too."""
-        before = next((at for at in range(start - 1, -1, -1) if self._search[at].strip()), None)
-        after = next((at for at in range(end, len(self._search)) if self._search[at].strip()), None)
-        if any(at is not None and at not in self._where for at in (before, after)) or (
-            before is None and after is None
-        ):
+    def _gap(self, at: int) -> tuple[int, int] | None:
+        """Where an insertion goes: between two lines that are neighbours in the file too, one of them unchanged."""
+        before, after = at - 1, at
+        if not {before, after} & self._where.keys():
             return None
-        left = self._where[before] + 1 if before is not None else None
-        right = self._where[after] if after is not None else None
-        if left is None or right is None:
-            edge = right if left is None else left
-            return None if edge is None else (edge, edge)
-        if any(line.strip() for line in self._real[left:right]):
-            return None
-        # Blank lines in between stay, unless the model quoted and changed them.
-        return (left, right) if end > start else (left, left)
+        left = self._version.get(before, -1) + 1 if before >= 0 else None
+        right = self._version.get(after) if after < len(self._search) else None
+        if before >= 0 and after < len(self._search):
+            known = before in self._version and after in self._version
+            return (right, right) if known and right is not None and left == right else None
+        edge = right if left is None else left
+        return None if edge is None else (edge, edge)
 
 
 def _conflict(lines: Sequence[str], search: Sequence[str], why: str) -> Missed:

@@ -257,7 +257,11 @@ class _Build:
                 chunk.kind,
                 chunk.kinds,
                 chunk.defines,
-                {**chunk.fields, **path_fields, "body": words_of("\n".join(lines[chunk.start_line - 1 : chunk.end_line]))},
+                {
+                    **chunk.fields,
+                    **path_fields,
+                    "body": words_of("\n".join(lines[chunk.start_line - 1 : chunk.end_line])),
+                },
             )
             for chunk in old.chunks
         ]
@@ -370,4 +374,3 @@ def quantized(vectors: NDArray[np.float32]) -> NDArray[np.int8]:
     except ImportError as error:  # pragma: no cover - the embedder needed it before
         raise ExtraMissing("codebase indexing needs the 'index' extra: pip install 'corral[index]'") from error
     return np.rint(np.clip(vectors, -1, 1) * 127).astype(np.int8)
-

@@ -142,7 +142,9 @@ class CodeSearch:
         if limit < 1 or not query.strip():
             return []
         return self._with_reader(
-            project_id, branch, lambda opened: self._search(opened, query[:_MAX_QUERY_CHARS], limit, filters or Filters())
+            project_id,
+            branch,
+            lambda opened: self._search(opened, query[:_MAX_QUERY_CHARS], limit, filters or Filters()),
         )
 
     async def state(self, project_id: str, *, branch: str = "") -> IndexState:

@@ -270,9 +270,7 @@ class FolderSource:
             base = Path(folder)
             for name in [name for name in names if (base / name / ".git").exists()]:
                 found.append(Entry(_relative(self._root, base / name), "", EntryKind.SUBMODULE))
-            names[:] = sorted(
-                name for name in names if name not in self._NEVER and not (base / name / ".git").exists()
-            )
+            names[:] = sorted(name for name in names if name not in self._NEVER and not (base / name / ".git").exists())
             for name in files:
                 entry = _file_entry(self._root, _relative(self._root, base / name), sha256=False)
                 if entry is not None:

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+
+from corral.jobs.code_generation.definitions import CannotMergeError, merge_definitions
+
+SOURCE = '''\
+"""A module."""
+
+import os
+
+from shop.price import Price
+
+LIMIT = 3
+
+
+@cached
+def total(prices):
+    return sum(prices)
+
+
+def last():
+    return os.sep
+
+
+if __name__ == "__main__":
+    print(total([]))
+'''
+
+
+def test_a_new_function_goes_to_the_end_before_the_main_block():
+    merged = merge_definitions(SOURCE, "def fresh(x):\n    return x\n")
+    assert merged.added == ("fresh",)
+    assert merged.text == SOURCE.replace("\n\nif __name__", "\n\ndef fresh(x):\n    return x\n\n\nif __name__")
+
+
+def test_a_definition_of_the_same_name_is_replaced_with_its_decorators():
+    merged = merge_definitions(SOURCE, "def total(prices):\n    return sum(prices, 0)\n")
+    assert merged.replaced == ("total",)
+    assert merged.text == SOURCE.replace(
+        "@cached\ndef total(prices):\n    return sum(prices)", "def total(prices):\n    return sum(prices, 0)"
+    )
+
+
+def test_imports_are_added_once_when_they_are_used_and_not_of_own_names():
+    answer = "import os\nimport re\nimport json\nfrom shop import total\n\ndef fresh():\n    return re, os, total\n"
+    merged = merge_definitions(SOURCE, answer)
+    assert "from shop.price import Price\nimport re\n" in merged.text
+    assert "json" not in merged.text
+    assert "from shop import total" not in merged.text
+    assert merged.text.count("import os") == 1
+
+
+def test_a_copy_of_what_the_file_imports_is_dropped():
+    merged = merge_definitions(SOURCE, "class Price:\n    pass\n\n\ndef fresh():\n    return Price()\n")
+    assert merged.added == ("fresh",)
+    assert "class Price" not in merged.text
+
+
+def test_constants_are_replaced_or_added_after_the_imports():
+    merged = merge_definitions(SOURCE, "LIMIT = 5\nSTEP = 2\n\ndef fresh():\n    return STEP\n")
+    assert "LIMIT = 5" in merged.text
+    assert "LIMIT = 3" not in merged.text
+    assert merged.text.index("STEP = 2") < merged.text.index("def total")
+
+
+def test_an_empty_file_becomes_the_answer():
+    assert (
+        merge_definitions("", "import re\n\ndef f():\n    return re\n").text == "import re\n\ndef f():\n    return re\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("def broken(:\n", "not valid Python"),
+        ("print('hello')\n", "defines nothing"),
+        ("class Price:\n    pass\n", "defines nothing"),
+    ],
+)
+def test_answers_without_a_usable_definition_are_refused(answer, why):
+    with pytest.raises(CannotMergeError, match=why):
+        merge_definitions(SOURCE, answer)

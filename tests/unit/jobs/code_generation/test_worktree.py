@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from corral.jobs.code_generation.worktree import PathRefusedError, Worktree
+
+
+@pytest.fixture
+def tree(tmp_path):
+    (tmp_path / "repo" / "src").mkdir(parents=True)
+    (tmp_path / "repo" / "src" / "a.py").write_text("a = 1\n")
+    (tmp_path / "secret").write_text("secret\n")
+    return Worktree(tmp_path / "repo")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/etc/passwd", "../secret", "src/../../secret", ".git/config", "src/.git/hooks/x", ".GIT/config", ".git./x",
+     "git~1/config", "a\x00b"],
+)  # fmt: skip
+def test_paths_outside_and_in_git_are_refused(tree, path):
+    for act in (tree.read, tree.remove, lambda one: tree.write(one, b"x")):
+        with pytest.raises(PathRefusedError):
+            act(path)
+
+
+def test_links_are_never_followed(tree, tmp_path):
+    os.symlink(tmp_path / "secret", tree.root / "file-link")
+    os.symlink(tmp_path, tree.root / "folder-link")
+    for path in ("file-link", "folder-link/secret"):
+        with pytest.raises(PathRefusedError):
+            tree.write(path, b"x")
+    with pytest.raises(PathRefusedError):
+        tree.read("file-link")
+    assert tree.read("folder-link/secret") is None
+    assert (tmp_path / "secret").read_text() == "secret\n"
+    assert tree.files() == ["src/a.py"]
+
+
+def test_a_second_name_of_a_file_outside_is_not_written(tree, tmp_path):
+    os.link(tmp_path / "secret", tree.root / "hard")
+    with pytest.raises(PathRefusedError):
+        tree.write("hard", b"x")
+    assert (tmp_path / "secret").read_text() == "secret\n"
+
+
+def test_pipes_are_no_files(tree):
+    os.mkfifo(tree.root / "pipe")
+    with pytest.raises(PathRefusedError):
+        tree.read("pipe")
+
+
+def test_the_mode_of_a_file_stays(tree):
+    script = tree.root / "run.sh"
+    script.write_text("old")
+    script.chmod(0o755)
+    tree.write("./run.sh", b"new")
+    assert script.read_bytes() == b"new"
+    assert script.stat().st_mode & 0o777 == 0o755
+
+
+def test_folders_are_made_for_new_files(tree):
+    tree.write("deep/er/new.py", b"x")
+    assert tree.read("deep/er/new.py") == b"x"
+    tree.remove("deep/er/new.py")
+    assert tree.read("deep/er/new.py") is None
