@@ -13,7 +13,9 @@ WORDS_VERSION = 1
 """Part of every index's identity; an index of another version is rebuilt."""
 
 # Everything but ASCII punctuation and space is kept: five times as fast over bytes as a regular expression over text.
-_SEPARATORS_TO_SPACE = bytes(byte if chr(byte).isalnum() or byte in (0x5F, *range(128, 256)) else 32 for byte in range(256))
+_SEPARATORS_TO_SPACE = bytes(
+    byte if chr(byte).isalnum() or byte in (0x5F, *range(128, 256)) else 32 for byte in range(256)
+)
 _JOINTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+")
 _MAX_IDENTIFIER = 80
 _MIN_NUMBER = 3

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import fnmatch
 import hashlib
 import json
 import os
@@ -52,6 +51,7 @@ from corral.adapters.index.port import (
     StoredFile,
     StoredSymbol,
     SymbolRow,
+    path_fits,
 )
 from corral.errors import ExtraMissing, SearchFailed
 
@@ -77,16 +77,14 @@ CREATE TABLE files(id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, blob TEXT 
     lines INTEGER NOT NULL, pack TEXT NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL,
     first_uid INTEGER NOT NULL, chunk_count INTEGER NOT NULL);
 CREATE TABLE chunks(uid INTEGER PRIMARY KEY, file INTEGER NOT NULL, start_line INTEGER NOT NULL,
-    end_line INTEGER NOT NULL, symbol TEXT NOT NULL, kind TEXT NOT NULL, kinds TEXT NOT NULL, names TEXT NOT NULL,
-    exact TEXT NOT NULL, defines INTEGER NOT NULL);
-CREATE TABLE symbols(name TEXT NOT NULL, file INTEGER NOT NULL, kind TEXT NOT NULL, start_line INTEGER NOT NULL,
-    end_line INTEGER NOT NULL, parent TEXT NOT NULL);
-CREATE TABLE imports(name TEXT NOT NULL, file INTEGER NOT NULL, PRIMARY KEY(name, file)) WITHOUT ROWID;
+    end_line INTEGER NOT NULL, symbol TEXT NOT NULL, kind TEXT NOT NULL, kinds TEXT NOT NULL, defines INTEGER NOT NULL);
+CREATE TABLE symbols(file INTEGER NOT NULL, start_line INTEGER NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
+    end_line INTEGER NOT NULL, parent TEXT NOT NULL, PRIMARY KEY(file, start_line, name, kind)) WITHOUT ROWID;
+CREATE TABLE imports(file INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY(file, name)) WITHOUT ROWID;
 CREATE TABLE skipped(path TEXT PRIMARY KEY, blob TEXT NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX files_blob ON files(blob);
 CREATE INDEX symbols_name ON symbols(name);
-CREATE INDEX symbols_file ON symbols(file);
-CREATE INDEX imports_file ON imports(file);
+CREATE INDEX imports_name ON imports(name);
 """
 
 
@@ -209,7 +207,15 @@ class LocalIndexStore:
         try:
             base = None if fresh else self._base(name, identity)
             new = max(self.current(name) or 0, _newest(folder)) + 1
-            return LocalIndexWriter(folder, lock, new, base, identity, embedder, dimension)
+            return LocalIndexWriter(
+                folder,
+                lock=lock,
+                generation=new,
+                base=base,
+                identity=identity,
+                embedder=embedder,
+                dimension=dimension,
+            )
         except BaseException as error:
             lock.close()
             if isinstance(error, OSError | sqlite3.Error | ValueError):
@@ -296,11 +302,10 @@ class LocalIndexReader:
         return musts
 
     def _files_matching(self, patterns: Sequence[str]) -> list[int]:
-        matchers = [re.compile(fnmatch.translate(_anchored(pattern))) for pattern in patterns]
         return [
             file_id
             for file_id, path in self._sqlite.execute("SELECT id, path FROM files")
-            if any(matcher.match(path) for matcher in matchers)
+            if any(path_fits(path, pattern) for pattern in patterns)
         ]
 
     def _run(self, query: tantivy.Query, limit: int) -> Candidates:
@@ -377,7 +382,9 @@ class LocalIndexReader:
 
     def file(self, path: str) -> StoredFile | None:
         """One file, or None."""
-        row = self._sqlite.execute("SELECT id, path, blob, language, lines FROM files WHERE path = ?", (path,)).fetchone()
+        row = self._sqlite.execute(
+            "SELECT id, path, blob, language, lines FROM files WHERE path = ?", (path,)
+        ).fetchone()
         return StoredFile(*row) if row else None
 
     def file_chunks(self, path: str) -> list[StoredChunk]:
@@ -399,7 +406,9 @@ class LocalIndexReader:
 
     def skipped(self, reason: str) -> frozenset[str]:
         """Paths that were left out for one reason."""
-        return frozenset(path for (path,) in self._sqlite.execute("SELECT path FROM skipped WHERE reason = ?", (reason,)))
+        return frozenset(
+            path for (path,) in self._sqlite.execute("SELECT path FROM skipped WHERE reason = ?", (reason,))
+        )
 
     def symbols_of(self, path: str) -> list[StoredSymbol]:
         """Definitions in one file, in order."""
@@ -410,11 +419,7 @@ class LocalIndexReader:
         return self._symbols("WHERE s.name = ? ORDER BY f.path, s.start_line LIMIT ?", (name, limit))
 
     def _symbols(self, where: str, values: tuple[Any, ...]) -> list[StoredSymbol]:
-        rows = self._sqlite.execute(
-            "SELECT f.path, s.name, s.kind, s.start_line, s.end_line, s.parent FROM symbols s "
-            "JOIN files f ON f.id = s.file " + where,
-            values,
-        )
+        rows = self._sqlite.execute(_SYMBOL_SELECT + where, values)
         return [StoredSymbol(*row) for row in rows]
 
     def imports_of(self, path: str) -> list[str]:
@@ -444,17 +449,18 @@ class LocalIndexReader:
             return None
         file_id, lines, pack, offset, length, first_uid, count = file
         chunks = [
-            ChunkRow(start, end, symbol, kind, tuple(kinds.split()), bool(defines), {"names": names, "exact": exact})
-            for start, end, symbol, kind, kinds, names, exact, defines in self._sqlite.execute(
-                "SELECT start_line, end_line, symbol, kind, kinds, names, exact, defines FROM chunks "
-                "WHERE file = ? ORDER BY uid",
-                (file_id,),
+            ChunkRow(start, end, symbol, kind, tuple(kinds.split()), bool(defines), {})
+            for start, end, symbol, kind, kinds, defines in self._sqlite.execute(
+                "SELECT start_line, end_line, symbol, kind, kinds, defines FROM chunks "
+                "WHERE uid >= ? AND uid < ? ORDER BY uid",
+                (first_uid, first_uid + count),
             )
         ]
         symbols = [
             SymbolRow(*row)
             for row in self._sqlite.execute(
-                "SELECT name, kind, start_line, end_line, parent FROM symbols WHERE file = ? ORDER BY start_line", (file_id,)
+                "SELECT name, kind, start_line, end_line, parent FROM symbols WHERE file = ? ORDER BY start_line",
+                (file_id,),
             )
         ]
         imports = [name for (name,) in self._sqlite.execute("SELECT name FROM imports WHERE file = ?", (file_id,))]
@@ -469,8 +475,12 @@ class LocalIndexReader:
         self._packs.clear()
 
 
-_CHUNK_SELECT = (
-    "SELECT c.uid, f.path, f.language, c.start_line, c.end_line, c.symbol, c.kind, c.defines, f.pack, f.offset, f.length "
+_SYMBOL_SELECT = (
+    "SELECT f.path, s.name, s.kind, s.start_line, s.end_line, s.parent FROM symbols s JOIN files f ON f.id = s.file "
+)
+_CHUNK_SELECT = (  # completed with conditions of this module's own
+    "SELECT c.uid, f.path, f.language, c.start_line, c.end_line, c.symbol, c.kind, c.defines, "
+    "f.pack, f.offset, f.length "
     "FROM chunks c JOIN files f ON f.id = c.file "
 )
 
@@ -481,6 +491,7 @@ class LocalIndexWriter:
     def __init__(
         self,
         folder: Path,
+        *,
         lock: IO[bytes],
         generation: int,
         base: Path | None,
@@ -557,6 +568,12 @@ class LocalIndexWriter:
 
     def add(self, file: FileRow, vectors: NDArray[np.int8]) -> None:
         """Store a file, replacing what was at its path."""
+        try:
+            self._add(file, vectors)
+        except (OSError, sqlite3.Error, ValueError) as error:  # Tantivy says ValueError for a full disk too
+            raise _disk_failed("add", error) from error
+
+    def _add(self, file: FileRow, vectors: NDArray[np.int8]) -> None:
         if self._base_reader is not None:
             self.remove(file.path)
         packed = zlib.compress(file.text.encode("utf-8", "replace"), 1)
@@ -595,21 +612,19 @@ class LocalIndexWriter:
                     chunk.symbol,
                     chunk.kind,
                     " ".join(chunk.kinds),
-                    fields.get("names", ""),
-                    fields.get("exact", ""),
                     chunk.defines,
                 )
             )
             writer.add_document(
                 tantivy.Document(uid=uid, file=file_id, language=file.language, kinds=" ".join(chunk.kinds), **fields)
             )
-        self._sqlite.executemany("INSERT INTO chunks VALUES(?,?,?,?,?,?,?,?,?,?)", rows)
+        self._sqlite.executemany("INSERT INTO chunks VALUES(?,?,?,?,?,?,?,?)", rows)
         self._sqlite.executemany(
-            "INSERT INTO symbols VALUES(?,?,?,?,?,?)",
-            [(s.name, file_id, s.kind, s.start_line, s.end_line, s.parent) for s in file.symbols],
+            "INSERT OR IGNORE INTO symbols VALUES(?,?,?,?,?,?)",
+            [(file_id, s.start_line, s.name, s.kind, s.end_line, s.parent) for s in file.symbols],
         )
         self._sqlite.executemany(
-            "INSERT OR IGNORE INTO imports VALUES(?,?)", [(name, file_id) for name in file.imports]
+            "INSERT OR IGNORE INTO imports VALUES(?,?)", [(file_id, name) for name in file.imports]
         )
 
     def skip(self, path: str, blob: str, reason: str) -> None:
@@ -626,8 +641,8 @@ class LocalIndexWriter:
         (file_id,) = row
         self._word_writer().delete_documents_by_term("file", file_id)
         for statement in (
-            "DELETE FROM chunks WHERE uid IN (SELECT c.uid FROM files f JOIN chunks c "
-            "ON c.uid >= f.first_uid AND c.uid < f.first_uid + f.chunk_count WHERE f.id = ?)",
+            "DELETE FROM chunks WHERE uid >= (SELECT first_uid FROM files WHERE id = ?1) "  # noqa: ISC004 - one statement
+            "AND uid < (SELECT first_uid + chunk_count FROM files WHERE id = ?1)",
             "DELETE FROM symbols WHERE file = ?",
             "DELETE FROM imports WHERE file = ?",
             "DELETE FROM files WHERE id = ?",
@@ -741,16 +756,6 @@ def _no_candidates() -> Candidates:
 
 def _nothing() -> tantivy.Query:
     return tantivy.Query.empty_query()
-
-
-def _anchored(pattern: str) -> str:
-    """``src`` and ``src/`` mean everything below; ``*.py`` any depth; a full path itself."""
-    pattern = pattern.removeprefix("./").strip()
-    if pattern.endswith("/"):
-        return pattern + "*"
-    if "/" not in pattern and any(mark in pattern for mark in "*?["):
-        return pattern if pattern.startswith("*") else "*" + pattern
-    return pattern
 
 
 def _safe(name: str) -> str:

@@ -113,9 +113,7 @@ def _grammar(language: str) -> tuple[Any, Any, tuple[str, ...]] | None:
         raise ExtraMissing("codebase indexing needs the 'index' extra: pip install 'corral[index]'") from error
     grammar = get_language(language)  # type: ignore[arg-type]  # its Literal lists the same names
     present = {kind for node, kind in kinds.items() if grammar.id_for_node_kind(node, True) is not None}
-    patterns = [
-        f"({node}) @{kind}" for node, kind in kinds.items() if grammar.id_for_node_kind(node, True) is not None
-    ]
+    patterns = [f"({node}) @{kind}" for node, kind in kinds.items() if grammar.id_for_node_kind(node, True) is not None]
     query = tree_sitter.Query(grammar, "\n".join(patterns))
     return tree_sitter.Parser(grammar), query, tuple(sorted(present))
 

@@ -142,7 +142,9 @@ class CodeSearch:
         if limit < 1 or not query.strip():
             return []
         return self._with_reader(
-            project_id, branch, lambda opened: self._search(opened, query[:_MAX_QUERY_CHARS], limit, filters or Filters())
+            project_id,
+            branch,
+            lambda opened: self._search(opened, query[:_MAX_QUERY_CHARS], limit, filters or Filters()),
         )
 
     async def state(self, project_id: str, *, branch: str = "") -> IndexState:
@@ -267,7 +269,7 @@ class CodeSearch:
             return []
         self._learn_stems(opened, found.files.tolist())
         weight = embedder.fusion_weight if embedder is not None else 0.0
-        ranked = rank(question, found, similarities, weight, opened.stems, self._weights)
+        ranked = rank(question, found, similarities, weight, stems=opened.stems, weights=self._weights)
         best = ranked.order[:limit].tolist()
         chunks = {chunk.uid: chunk for chunk in reader.chunks([int(found.uids[index]) for index in best])}
         hits = []
