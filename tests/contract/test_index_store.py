@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from corral.adapters.index.port import (
     FileRow,
     Filters,
     IndexName,
+    IndexReader,
     IndexStore,
     IndexWriter,
     LexicalQuery,
@@ -28,10 +29,21 @@ DIMENSION = 4
 
 
 @pytest.fixture(params=["memory", "local"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> IndexStore:
-    if request.param == "memory":
-        return MemoryIndexStore()
-    return LocalIndexStore(tmp_path / "indexes")
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IndexStore]:
+    made: IndexStore = MemoryIndexStore() if request.param == "memory" else LocalIndexStore(tmp_path / "indexes")
+    opened: list[IndexReader] = []
+    really_open = made.open
+
+    def open_and_close_later(name: IndexName) -> IndexReader | None:
+        reader = really_open(name)
+        if reader is not None:
+            opened.append(reader)
+        return reader
+
+    monkeypatch.setattr(made, "open", open_and_close_later)
+    yield made
+    for reader in opened:
+        reader.close()
 
 
 def write(store: IndexStore, name: IndexName = NAME, *, fresh: bool = False, identity: str = "one") -> IndexWriter:
@@ -116,12 +128,12 @@ def test_chunks_come_with_their_text_in_the_order_asked(store: IndexStore) -> No
 
 
 def test_weights_of_fields_count(store: IndexStore) -> None:
-    fill(store, file("plain.py", "needle"), file("needle.py", "other"))
+    fill(store, file("plain.py", "pin"), file("pin.py", "other"))
     reader = store.open(NAME)
     assert reader is not None
-    for heavy, first in (("body", "plain.py"), ("path", "needle.py")):
+    for heavy, first in (("body", "plain.py"), ("path", "pin.py")):
         weights = {"body": 0.1, "path": 0.1} | {heavy: 9.0}
-        hits = reader.candidates(LexicalQuery({field: [("needle", weight)] for field, weight in weights.items()}), 10)
+        hits = reader.candidates(LexicalQuery({field: [("pin", weight)] for field, weight in weights.items()}), 10)
         assert reader.paths(hits.files.tolist())[int(hits.files[0])] == first
 
 
@@ -262,11 +274,11 @@ def test_a_branch_begins_as_its_sibling_and_goes_its_own_way(store: IndexStore) 
     with write(store, branch) as writer:
         assert writer.base is not None
         assert writer.base.commit == "c1"
-        writer.add(file("b.py", "changed"), vectors(AXIS[2]))
+        writer.add(file("b.py", "turtle"), vectors(AXIS[2]))
         writer.publish(commit="c2")
     assert found(store, "common", name=branch) == ["a.py"]
-    assert found(store, "changed", name=branch) == ["b.py"]
-    assert found(store, "changed") == []
+    assert found(store, "turtle", name=branch) == ["b.py"]
+    assert found(store, "turtle") == []
     assert found(store, "main") == ["b.py"]
 
 

@@ -29,6 +29,7 @@ import re
 import shutil
 import sqlite3
 import time
+import uuid
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -533,9 +534,11 @@ class LocalIndexWriter:
         self._sqlite.execute("BEGIN")
         self._words: Any = None
         self._index = _open_words(self._new / "words", create=not base)
-        self._vectors = (self._new / f"vectors-{generation:08d}.bin").open("wb")
-        self._pack_name = f"text-{generation:08d}.pack"
-        self._pack = (self._new / self._pack_name).open("wb")
+        # Names that no other generation of any branch has: the linked files beside them are shared, and must not change.
+        unique = uuid.uuid4().hex
+        self._vectors = (self._new / f"vectors-{unique}.bin").open("xb")
+        self._pack_name = f"text-{unique}.pack"
+        self._pack = (self._new / self._pack_name).open("xb")
         self._pack_offset = 0
 
     @property
@@ -699,8 +702,8 @@ class LocalIndexWriter:
         # All but the largest become one, so that the bulk is rewritten seldom.
         largest = max(self._segments, key=lambda segment: segment[2])
         rest = self._segments[self._segments.index(largest) + 1 :] if largest is self._segments[0] else self._segments
-        merged = self._new / f"vectors-{self._generation:08d}-m.bin"
-        with merged.open("wb") as out:
+        merged = self._new / f"vectors-{uuid.uuid4().hex}.bin"
+        with merged.open("xb") as out:
             for name, _, _ in rest:
                 out.write((self._new / name).read_bytes())
         for name, _, _ in rest:

@@ -83,7 +83,7 @@ def test_the_files_own_name_counts() -> None:
 
 
 def test_why_says_what_matched() -> None:
-    question = understood("where does RetryPolicy wait")
-    assert why(question, "RetryPolicy", "src/retry.py", "def wait(): ...", 0.5) == (
-        "defines RetryPolicy; path has retry; text has wait; means something similar (0.50)"
+    question = understood("where does RetryPolicy wait for the network")
+    assert why(question, "RetryPolicy", "src/network.py", "def wait(): ...", 0.5) == (
+        "defines RetryPolicy; path has network; text has wait; means something similar (0.50)"
     )
