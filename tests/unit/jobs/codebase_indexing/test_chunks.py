@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from tree_sitter_language_pack import get_language
 
 from corral.jobs.codebase_indexing.chunks import TARGET_CHARS, chunk_file
 from corral.jobs.codebase_indexing.languages import DEFINITIONS, language_of
@@ -56,8 +57,6 @@ def test_definitions_are_found_in(language: str) -> None:
 
 
 def test_every_node_type_exists_in_its_grammar() -> None:
-    from tree_sitter_language_pack import get_language
-
     unknown = {
         (language, node)
         for language, kinds in DEFINITIONS.items()
