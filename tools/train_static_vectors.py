@@ -29,11 +29,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from corral.adapters.words import WORDS_VERSION, split_identifier, words_of  # noqa: E402 - found by the line above
+from corral.adapters.words import WORDS_VERSION, split_identifier, words_of
 
 BENCHMARKED = frozenset(
-    "django ansible ansible_core ansible_test buildbot celery mercurial hgext networkx salt sphinx sympy twisted rxjs "
-    "typeorm three angular webpack eslint d3 express date_fns zod hono drizzle_orm".split()
+    (
+        "django ansible ansible_core ansible_test buildbot celery mercurial hgext networkx salt sphinx sympy "
+        "twisted rxjs typeorm three angular webpack eslint d3 express date_fns zod hono drizzle_orm"
+    ).split()
 )
 """Never trained on: these are what ``benchmarks/search`` measures with."""
 
@@ -166,7 +168,9 @@ def incidence(texts: list[str], row_of: dict[str, int], rank: np.ndarray) -> Any
 
     indptr, indices = [0], []
     for text in texts:
-        rows = sorted({row for word in set(text.split()) if (row := row_of.get(word)) is not None}, key=rank.__getitem__)
+        rows = sorted(
+            {row for word in set(text.split()) if (row := row_of.get(word)) is not None}, key=rank.__getitem__
+        )
         indices.extend(rows[:_MAX_WORDS])
         indptr.append(len(indices))
     return csr_matrix((np.ones(len(indices), dtype=np.float32), indices, indptr), shape=(len(texts), len(row_of)))
@@ -277,7 +281,9 @@ def main() -> None:
     weights = np.log(1 + (2 * len(kept)) / spread)
     spelled = surfaces(kept)
     print(f"{len(words)} words")
-    taught = reduced(teach([spelled.get(word, word) for word in words], arguments.model, arguments.tokenizer), arguments.dimension)
+    taught = reduced(
+        teach([spelled.get(word, word) for word in words], arguments.model, arguments.tokenizer), arguments.dimension
+    )
     vectors = (taught * (weights / weights.mean())[:, None]).astype(np.float32)
     rank = np.argsort(np.argsort(-weights))
     asked, found = incidence(questions, row_of, rank), incidence(codes, row_of, rank)

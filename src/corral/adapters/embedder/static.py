@@ -77,12 +77,11 @@ class StaticEmbedder:
             starts: list[int] = []
             filled: list[int] = []
             for number, text in enumerate(texts[begin : begin + _BATCH]):
-                found: set[int | None] = set(map(row_of.get, text.split()))
-                found.discard(None)
+                found = {row for row in map(row_of.get, text.split()) if row is not None}
                 if found:
                     starts.append(len(rows))
                     filled.append(begin + number)
-                    rows.extend(sorted(found)[:MAX_WORDS])  # type: ignore[type-var]  # None is discarded
+                    rows.extend(sorted(found)[:MAX_WORDS])
             if rows:
                 out[filled] = np.add.reduceat(self._vectors[rows], starts, axis=0)
         norms = np.linalg.norm(out, axis=1, keepdims=True)

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import fnmatch
 import hashlib
 import json
 import os
@@ -30,6 +29,7 @@ import re
 import shutil
 import sqlite3
 import time
+import uuid
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +52,7 @@ from corral.adapters.index.port import (
     StoredFile,
     StoredSymbol,
     SymbolRow,
+    path_fits,
 )
 from corral.errors import ExtraMissing, SearchFailed
 
@@ -77,16 +78,14 @@ CREATE TABLE files(id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, blob TEXT 
     lines INTEGER NOT NULL, pack TEXT NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL,
     first_uid INTEGER NOT NULL, chunk_count INTEGER NOT NULL);
 CREATE TABLE chunks(uid INTEGER PRIMARY KEY, file INTEGER NOT NULL, start_line INTEGER NOT NULL,
-    end_line INTEGER NOT NULL, symbol TEXT NOT NULL, kind TEXT NOT NULL, kinds TEXT NOT NULL, names TEXT NOT NULL,
-    exact TEXT NOT NULL, defines INTEGER NOT NULL);
-CREATE TABLE symbols(name TEXT NOT NULL, file INTEGER NOT NULL, kind TEXT NOT NULL, start_line INTEGER NOT NULL,
-    end_line INTEGER NOT NULL, parent TEXT NOT NULL);
-CREATE TABLE imports(name TEXT NOT NULL, file INTEGER NOT NULL, PRIMARY KEY(name, file)) WITHOUT ROWID;
+    end_line INTEGER NOT NULL, symbol TEXT NOT NULL, kind TEXT NOT NULL, kinds TEXT NOT NULL, defines INTEGER NOT NULL);
+CREATE TABLE symbols(file INTEGER NOT NULL, start_line INTEGER NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
+    end_line INTEGER NOT NULL, parent TEXT NOT NULL, PRIMARY KEY(file, start_line, name, kind)) WITHOUT ROWID;
+CREATE TABLE imports(file INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY(file, name)) WITHOUT ROWID;
 CREATE TABLE skipped(path TEXT PRIMARY KEY, blob TEXT NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX files_blob ON files(blob);
 CREATE INDEX symbols_name ON symbols(name);
-CREATE INDEX symbols_file ON symbols(file);
-CREATE INDEX imports_file ON imports(file);
+CREATE INDEX imports_name ON imports(name);
 """
 
 
@@ -209,7 +208,15 @@ class LocalIndexStore:
         try:
             base = None if fresh else self._base(name, identity)
             new = max(self.current(name) or 0, _newest(folder)) + 1
-            return LocalIndexWriter(folder, lock, new, base, identity, embedder, dimension)
+            return LocalIndexWriter(
+                folder,
+                lock=lock,
+                generation=new,
+                base=base,
+                identity=identity,
+                embedder=embedder,
+                dimension=dimension,
+            )
         except BaseException as error:
             lock.close()
             if isinstance(error, OSError | sqlite3.Error | ValueError):
@@ -296,11 +303,10 @@ class LocalIndexReader:
         return musts
 
     def _files_matching(self, patterns: Sequence[str]) -> list[int]:
-        matchers = [re.compile(fnmatch.translate(_anchored(pattern))) for pattern in patterns]
         return [
             file_id
             for file_id, path in self._sqlite.execute("SELECT id, path FROM files")
-            if any(matcher.match(path) for matcher in matchers)
+            if any(path_fits(path, pattern) for pattern in patterns)
         ]
 
     def _run(self, query: tantivy.Query, limit: int) -> Candidates:
@@ -414,11 +420,7 @@ class LocalIndexReader:
         return self._symbols("WHERE s.name = ? ORDER BY f.path, s.start_line LIMIT ?", (name, limit))
 
     def _symbols(self, where: str, values: tuple[Any, ...]) -> list[StoredSymbol]:
-        rows = self._sqlite.execute(
-            "SELECT f.path, s.name, s.kind, s.start_line, s.end_line, s.parent FROM symbols s "
-            "JOIN files f ON f.id = s.file " + where,
-            values,
-        )
+        rows = self._sqlite.execute(_SYMBOL_SELECT + where, values)
         return [StoredSymbol(*row) for row in rows]
 
     def imports_of(self, path: str) -> list[str]:
@@ -448,11 +450,11 @@ class LocalIndexReader:
             return None
         file_id, lines, pack, offset, length, first_uid, count = file
         chunks = [
-            ChunkRow(start, end, symbol, kind, tuple(kinds.split()), bool(defines), {"names": names, "exact": exact})
-            for start, end, symbol, kind, kinds, names, exact, defines in self._sqlite.execute(
-                "SELECT start_line, end_line, symbol, kind, kinds, names, exact, defines FROM chunks "
-                "WHERE file = ? ORDER BY uid",
-                (file_id,),
+            ChunkRow(start, end, symbol, kind, tuple(kinds.split()), bool(defines), {})
+            for start, end, symbol, kind, kinds, defines in self._sqlite.execute(
+                "SELECT start_line, end_line, symbol, kind, kinds, defines FROM chunks "
+                "WHERE uid >= ? AND uid < ? ORDER BY uid",
+                (first_uid, first_uid + count),
             )
         ]
         symbols = [
@@ -474,8 +476,12 @@ class LocalIndexReader:
         self._packs.clear()
 
 
-_CHUNK_SELECT = (
-    "SELECT c.uid, f.path, f.language, c.start_line, c.end_line, c.symbol, c.kind, c.defines, f.pack, f.offset, f.length "
+_SYMBOL_SELECT = (
+    "SELECT f.path, s.name, s.kind, s.start_line, s.end_line, s.parent FROM symbols s JOIN files f ON f.id = s.file "
+)
+_CHUNK_SELECT = (  # completed with conditions of this module's own
+    "SELECT c.uid, f.path, f.language, c.start_line, c.end_line, c.symbol, c.kind, c.defines, "
+    "f.pack, f.offset, f.length "
     "FROM chunks c JOIN files f ON f.id = c.file "
 )
 
@@ -486,6 +492,7 @@ class LocalIndexWriter:
     def __init__(
         self,
         folder: Path,
+        *,
         lock: IO[bytes],
         generation: int,
         base: Path | None,
@@ -527,9 +534,11 @@ class LocalIndexWriter:
         self._sqlite.execute("BEGIN")
         self._words: Any = None
         self._index = _open_words(self._new / "words", create=not base)
-        self._vectors = (self._new / f"vectors-{generation:08d}.bin").open("wb")
-        self._pack_name = f"text-{generation:08d}.pack"
-        self._pack = (self._new / self._pack_name).open("wb")
+        # Names that no other generation of any branch has: the linked files beside them are shared, and must not change.
+        unique = uuid.uuid4().hex
+        self._vectors = (self._new / f"vectors-{unique}.bin").open("xb")
+        self._pack_name = f"text-{unique}.pack"
+        self._pack = (self._new / self._pack_name).open("xb")
         self._pack_offset = 0
 
     @property
@@ -562,6 +571,12 @@ class LocalIndexWriter:
 
     def add(self, file: FileRow, vectors: NDArray[np.int8]) -> None:
         """Store a file, replacing what was at its path."""
+        try:
+            self._add(file, vectors)
+        except (OSError, sqlite3.Error, ValueError) as error:  # Tantivy says ValueError for a full disk too
+            raise _disk_failed("add", error) from error
+
+    def _add(self, file: FileRow, vectors: NDArray[np.int8]) -> None:
         if self._base_reader is not None:
             self.remove(file.path)
         packed = zlib.compress(file.text.encode("utf-8", "replace"), 1)
@@ -600,21 +615,19 @@ class LocalIndexWriter:
                     chunk.symbol,
                     chunk.kind,
                     " ".join(chunk.kinds),
-                    fields.get("names", ""),
-                    fields.get("exact", ""),
                     chunk.defines,
                 )
             )
             writer.add_document(
                 tantivy.Document(uid=uid, file=file_id, language=file.language, kinds=" ".join(chunk.kinds), **fields)
             )
-        self._sqlite.executemany("INSERT INTO chunks VALUES(?,?,?,?,?,?,?,?,?,?)", rows)
+        self._sqlite.executemany("INSERT INTO chunks VALUES(?,?,?,?,?,?,?,?)", rows)
         self._sqlite.executemany(
-            "INSERT INTO symbols VALUES(?,?,?,?,?,?)",
-            [(s.name, file_id, s.kind, s.start_line, s.end_line, s.parent) for s in file.symbols],
+            "INSERT OR IGNORE INTO symbols VALUES(?,?,?,?,?,?)",
+            [(file_id, s.start_line, s.name, s.kind, s.end_line, s.parent) for s in file.symbols],
         )
         self._sqlite.executemany(
-            "INSERT OR IGNORE INTO imports VALUES(?,?)", [(name, file_id) for name in file.imports]
+            "INSERT OR IGNORE INTO imports VALUES(?,?)", [(file_id, name) for name in file.imports]
         )
 
     def skip(self, path: str, blob: str, reason: str) -> None:
@@ -631,8 +644,8 @@ class LocalIndexWriter:
         (file_id,) = row
         self._word_writer().delete_documents_by_term("file", file_id)
         for statement in (
-            "DELETE FROM chunks WHERE uid IN (SELECT c.uid FROM files f JOIN chunks c "
-            "ON c.uid >= f.first_uid AND c.uid < f.first_uid + f.chunk_count WHERE f.id = ?)",
+            "DELETE FROM chunks WHERE uid >= (SELECT first_uid FROM files WHERE id = ?1) "  # noqa: ISC004 - one statement
+            "AND uid < (SELECT first_uid + chunk_count FROM files WHERE id = ?1)",
             "DELETE FROM symbols WHERE file = ?",
             "DELETE FROM imports WHERE file = ?",
             "DELETE FROM files WHERE id = ?",
@@ -689,8 +702,8 @@ class LocalIndexWriter:
         # All but the largest become one, so that the bulk is rewritten seldom.
         largest = max(self._segments, key=lambda segment: segment[2])
         rest = self._segments[self._segments.index(largest) + 1 :] if largest is self._segments[0] else self._segments
-        merged = self._new / f"vectors-{self._generation:08d}-m.bin"
-        with merged.open("wb") as out:
+        merged = self._new / f"vectors-{uuid.uuid4().hex}.bin"
+        with merged.open("xb") as out:
             for name, _, _ in rest:
                 out.write((self._new / name).read_bytes())
         for name, _, _ in rest:
@@ -746,16 +759,6 @@ def _no_candidates() -> Candidates:
 
 def _nothing() -> tantivy.Query:
     return tantivy.Query.empty_query()
-
-
-def _anchored(pattern: str) -> str:
-    """``src`` and ``src/`` mean everything below; ``*.py`` any depth; a full path itself."""
-    pattern = pattern.removeprefix("./").strip()
-    if pattern.endswith("/"):
-        return pattern + "*"
-    if "/" not in pattern and any(mark in pattern for mark in "*?["):
-        return pattern if pattern.startswith("*") else "*" + pattern
-    return pattern
 
 
 def _safe(name: str) -> str:

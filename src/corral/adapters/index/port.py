@@ -7,6 +7,7 @@ generation that it opened. All calls block and are made from worker threads.
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -334,3 +335,13 @@ class IndexStore(Protocol):
     def remove(self, project_id: str) -> None:
         """Forget all indexes of a project."""
         ...
+
+
+def path_fits(path: str, pattern: str) -> bool:
+    """Whether a path fits a filter's pattern: ``src/`` is everything below, ``*.py`` any depth, else the whole path."""
+    pattern = pattern.removeprefix("./").strip()
+    if pattern.endswith("/"):
+        pattern += "*"
+    elif "/" not in pattern and any(mark in pattern for mark in "*?[") and not pattern.startswith("*"):
+        pattern = "*" + pattern
+    return fnmatch.fnmatchcase(path, pattern)

@@ -22,7 +22,7 @@ from corral.adapters.index.port import (
 )
 from corral.adapters.words import WORDS_VERSION, words_of
 from corral.errors import ExtraMissing
-from corral.jobs.codebase_indexing.chunks import CHUNKS_VERSION, Chunk, FileChunks, chunk_file
+from corral.jobs.codebase_indexing.chunks import CHUNKS_VERSION, Chunk, FileChunks, Symbol, chunk_file
 from corral.jobs.codebase_indexing.languages import language_of
 from corral.jobs.codebase_indexing.ranking import RANKING_VERSION, compact, path_prior, stem_words
 from corral.jobs.codebase_indexing.rules import (
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _BATCH_CHUNKS = 512
 _PROGRESS_EVERY = 64
 _WASTE_LIMIT = 0.5
-_MAX_IDENTITY_NAMES = 24
+_MAX_NAMES = 24
 
 Report = Callable[[int, int], None]
 """Told how many files of how many are done."""
@@ -77,7 +77,7 @@ class BuildOptions:
     ignore: Sequence[str] = field(default=())
 
 
-def identity_of(embedder: Embedder, options: BuildOptions = BuildOptions()) -> str:  # noqa: B008 - frozen
+def identity_of(embedder: Embedder, options: BuildOptions = BuildOptions()) -> str:
     """What makes an index: if it differs, the index is made anew, beside the old one."""
     versions = f"{WORDS_VERSION}.{CHUNKS_VERSION}.{RULES_VERSION}.{RANKING_VERSION}"
     ignore = hashlib.sha256("\n".join(options.ignore).encode()).hexdigest()[:8] if options.ignore else "-"
@@ -89,7 +89,8 @@ def build(
     store: IndexStore,
     name: IndexName,
     embedder: Embedder,
-    options: BuildOptions = BuildOptions(),  # noqa: B008 - frozen
+    options: BuildOptions = BuildOptions(),
+    *,
     report: Report = lambda _done, _total: None,
 ) -> BuildReport:
     """Bring an index up to date.
@@ -258,9 +259,9 @@ class _Build:
                 chunk.kinds,
                 chunk.defines,
                 {
-                    **chunk.fields,
-                    **path_fields,
                     "body": words_of("\n".join(lines[chunk.start_line - 1 : chunk.end_line])),
+                    **_name_fields(_symbols_in(old.symbols, chunk), defines=chunk.defines),
+                    **path_fields,
                 },
             )
             for chunk in old.chunks
@@ -341,16 +342,30 @@ def _path_fields(path: str) -> dict[str, str]:
     return {"path": words_of(str(pure.parent)) if str(pure.parent) != "." else "", "stem": " ".join(stem_words(path))}
 
 
+def _name_fields(symbols: Sequence[Symbol | SymbolRow], *, defines: bool) -> dict[str, str]:
+    listed = symbols[:_MAX_NAMES]
+    parents = dict.fromkeys(symbol.parent for symbol in listed if symbol.parent)
+    names = words_of(" ".join([*parents, *(symbol.name for symbol in listed)]))
+    exact = " ".join(dict.fromkeys(compact(symbol.name) for symbol in listed)) if defines else ""
+    return {"names": names, "exact": exact}
+
+
+def _symbols_in(symbols: Sequence[SymbolRow], chunk: ChunkRow) -> list[SymbolRow]:
+    """What ``chunks.Chunk.symbols`` held when the chunk was cut."""
+    inside = [symbol for symbol in symbols if chunk.start_line <= symbol.start_line <= chunk.end_line]
+    if inside or not chunk.symbol:
+        return inside
+    around = [symbol for symbol in symbols if symbol.start_line < chunk.start_line <= symbol.end_line]
+    return around[-1:]
+
+
 def _rows(path: str, chunks: Sequence[Chunk]) -> tuple[list[ChunkRow], list[Passage]]:
     rows: list[ChunkRow] = []
     passages: list[Passage] = []
     path_fields = _path_fields(path)
     for chunk in chunks:
         body = words_of(chunk.text)
-        named = [symbol.name for symbol in chunk.symbols[:_MAX_IDENTITY_NAMES]]
-        parents = dict.fromkeys(symbol.parent for symbol in chunk.symbols[:_MAX_IDENTITY_NAMES] if symbol.parent)
-        names = words_of(" ".join([*parents, *named]))
-        exact = " ".join(dict.fromkeys(compact(name) for name in named)) if chunk.defines else ""
+        name_fields = _name_fields(chunk.symbols, defines=chunk.defines)
         first = chunk.symbols[0] if chunk.symbols else None
         rows.append(
             ChunkRow(
@@ -360,10 +375,10 @@ def _rows(path: str, chunks: Sequence[Chunk]) -> tuple[list[ChunkRow], list[Pass
                 first.kind if first else "",
                 tuple(sorted({symbol.kind for symbol in chunk.symbols})),
                 chunk.defines,
-                {"body": body, "names": names, "exact": exact, **path_fields},
+                {"body": body, **name_fields, **path_fields},
             )
         )
-        passages.append(Passage(chunk.text, f"{names} {body}"))
+        passages.append(Passage(chunk.text, f"{name_fields['names']} {body}"))
     return rows, passages
 
 

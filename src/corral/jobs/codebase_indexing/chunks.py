@@ -192,7 +192,7 @@ def _definitions(text: str, language: str) -> list[_Definition]:
 
     parser, query, _ = grammar
     tree = parser.parse(text.encode("utf-8", "replace"))
-    found: list[tuple[int, int, str, str]] = []
+    found: list[_Found] = []
     for kind, nodes in tree_sitter.QueryCursor(query).captures(tree.root_node).items():
         for node in nodes:
             start, end = node.start_point.row, node.end_point.row
@@ -201,28 +201,31 @@ def _definitions(text: str, language: str) -> list[_Definition]:
             if kind == "constant" and not _is_function_valued(node):
                 continue
             if name := _name_of(node):
-                found.append((start, -end, kind, name))
+                found.append(((node.start_byte, -node.end_byte), start, end, kind, name))
     found.sort()
     return _nested(found)
 
 
-def _nested(found: Sequence[tuple[int, int, str, str]]) -> list[_Definition]:
+_Found = tuple[tuple[int, int], int, int, str, str]
+"""First byte and negative end, for the order; first and last row; kind; name."""
+
+
+def _nested(found: Sequence[_Found]) -> list[_Definition]:
     definitions: list[_Definition] = []
-    around: list[_Definition] = []
-    for start, negative_end, kind, name in found:
-        end = -negative_end
-        while around and around[-1].end < start:
+    around: list[tuple[int, _Definition]] = []  # where each ends, in bytes
+    for (start_byte, negative_end), start, end, kind, name in found:
+        while around and around[-1][0] <= start_byte:
             around.pop()
-        outer = around[-1] if around and around[-1].end >= end else None
-        if outer and outer.start == start and outer.symbol.name == name:
-            continue  # a typedef around its struct, an export around its class: one thing
+        outer = around[-1][1] if around else None
+        if outer and outer.start == start and outer.symbol.name == name and kind not in {FUNCTION, METHOD}:
+            continue  # a typedef around its struct: one thing
         if kind == FUNCTION and outer and outer.symbol.kind in CONTAINERS:
             kind = METHOD  # noqa: PLW2901
         parent = outer.symbol.name if outer else ""
         definition = _Definition(start, end, Symbol(name, kind, start + 1, end + 1, parent))
         definitions.append(definition)
         if len(around) < _MAX_DEPTH:
-            around.append(definition)
+            around.append((-negative_end, definition))
     return definitions
 
 
@@ -234,9 +237,15 @@ def _is_function_valued(node: Any) -> bool:
     return value is not None and value.type in _FUNCTION_VALUES
 
 
-_NAME_FIELDS = ("name", "declarator", "type", "pattern", "left")
+_NAME_FIELDS = ("name", "declarator", "function", "type", "pattern", "left")
+_WRAPPERS = frozenset(
+    "signature call_expression type_head let_binding type_binding module_binding targets object_reference "
+    "subroutine_statement function_statement module_statement function_command macro_command argument_list argument "
+    "FnProto namespace_definition".split()
+)
 _NAMELIKE = re.compile(
-    r"identifier|name$|constant$|^word$|^variable$|^atom$|^string_lit$|^type$|^operator|^value_name|^scoped"
+    r"identifier|name$|constant$|^word$|^variable$|^atom$|^string_lit$|^type$|^operator|^value_name|^scoped|argument$",
+    re.IGNORECASE,
 )
 
 
@@ -249,7 +258,10 @@ def _name_of(node: Any) -> str:
             if inner is not None:
                 break
         if inner is None:
-            inner = next((child for child in node.named_children[:4] if _NAMELIKE.search(child.type)), None)
+            children = node.named_children[:4]
+            inner = next((child for child in children if _NAMELIKE.search(child.type)), None) or next(
+                (child for child in children if child.type in _WRAPPERS), None
+            )
         if inner is None:
             return ""
         if inner.named_child_count == 0 or _NAMELIKE.search(inner.type):
@@ -343,8 +355,8 @@ class _Packer:
             if depth_of[row] <= best_depth or sizes[best] - sizes[start] < TARGET_CHARS // 5:
                 best, best_depth = row, depth_of[row]
             index += 1
-        if best > start:
-            return best
+        if best > start and sizes[best] - sizes[start] >= TARGET_CHARS // 10:
+            return best  # else a class's head alone: better with the beginning of its body
         # No cut in reach: a long body. Take lines up to the limit, at least one.
         row = start + 1
         while row < total and sizes[row + 1] <= limit:

@@ -133,7 +133,7 @@ class CodebaseIndexingHandler:
             latest = (done, total)
 
         work: Callable[[], BuildReport] = lambda: build(  # noqa: E731 - one call for the thread
-            source, self._store, name, self._embedder, options, report
+            source, self._store, name, self._embedder, options, report=report
         )
         building = asyncio.ensure_future(asyncio.to_thread(work))
         told = -1

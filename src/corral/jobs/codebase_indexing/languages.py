@@ -137,7 +137,7 @@ DEFINITIONS: dict[str, dict[str, str]] = {
     "haskell": {"function": FUNCTION, "data_type": TYPE, "class": CLASS, "newtype": TYPE, "instance": IMPL},
     "ocaml": {"value_definition": FUNCTION, "type_definition": TYPE, "module_definition": MODULE},
     "dart": {"function_signature": FUNCTION, "class_definition": CLASS, "enum_declaration": ENUM},
-    "zig": {"function_declaration": FUNCTION},
+    "zig": {"Decl": FUNCTION},
     "groovy": {},
     "sql": {"create_table": TYPE, "create_view": TYPE, "create_function": FUNCTION},
     "proto": {"message": STRUCT, "enum": ENUM, "service": INTERFACE, "rpc": METHOD},

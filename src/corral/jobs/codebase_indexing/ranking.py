@@ -53,15 +53,20 @@ class Weights:
 WEIGHTS = Weights()
 
 _STOP = frozenset(
-    "a an and any are as at be been being but by can could did do does doing for from had has have how i if in into is "
-    "it its may me my no not of on or our should so such than that the their them then there these they this those to "
-    "us was we were what when where which while who why will with would you your given via per e g ie eg etc".split()
+    (
+        "a an and any are as at be been being but by can could did do does doing for from had has have how i if in "
+        "into is it its may me my no not of on or our should so such than that the their them then there these "
+        "they this those to us was we were what when where which while who why will with would you your given via "
+        "per e g ie eg etc"
+    ).split()
 )
 _FAINT = frozenset(
     stem(word)
-    for word in "return returns function method class code value values object new use used using get set make create "
-    "given based one other some all each string list dict find where implement handle add fix update support change "
-    "remove allow ensure avoid instead default name type data file".split()
+    for word in (
+        "return returns function method class code value values object new use used using get set make create "
+        "given based one other some all each string list dict find where implement handle add fix update support "
+        "change remove allow ensure avoid instead default name type data file"
+    ).split()
 )
 _CODE_WORD = re.compile(r"[A-Za-z_][\w]*(?:(?:\.|::|->)[A-Za-z_]\w*)*")
 
@@ -195,6 +200,7 @@ def rank(
     candidates: Candidates,
     similarities: NDArray[np.float32] | None,
     fusion_weight: float,
+    *,
     stems: Mapping[int, frozenset[str]],
     weights: Weights = WEIGHTS,
 ) -> Ranked:

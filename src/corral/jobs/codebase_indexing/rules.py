@@ -29,7 +29,7 @@ class SkipReason(StrEnum):
     GENERATED = "generated"
     """Written by a program, minified, or a lock file."""
     TOO_LARGE = "too_large"
-    SECRET = "secret"
+    SECRET = "secret"  # noqa: S105 - the name of a reason
     """A file made to hold keys or passwords."""
     SYMLINK = "symlink"
     SUBMODULE = "submodule"
@@ -90,7 +90,7 @@ def skip_by_path(path: str) -> SkipReason | None:
 
 
 def text_of(content: bytes, path: str) -> str | SkipReason:
-    """A file's text with line ends as ``\\n`` and secrets masked, or why it is left out."""
+    r"""A file's text with line ends as ``\n`` and secrets masked, or why it is left out."""
     if not content.strip():
         return SkipReason.EMPTY
     text = decoded(content)
@@ -114,7 +114,7 @@ def decoded(content: bytes) -> str | None:
     if b"\0" in head:
         # UTF-16 without its mark: every other byte of Western text is zero.
         for encoding, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
-            if zeros.count(0) > 0.9 * len(zeros):  # noqa: PLR2004 - nearly all
+            if zeros.count(0) > 0.9 * len(zeros):
                 return content.decode(encoding, "replace")
         return None
     try:

@@ -269,7 +269,7 @@ class CodeSearch:
             return []
         self._learn_stems(opened, found.files.tolist())
         weight = embedder.fusion_weight if embedder is not None else 0.0
-        ranked = rank(question, found, similarities, weight, opened.stems, self._weights)
+        ranked = rank(question, found, similarities, weight, stems=opened.stems, weights=self._weights)
         best = ranked.order[:limit].tolist()
         chunks = {chunk.uid: chunk for chunk in reader.chunks([int(found.uids[index]) for index in best])}
         hits = []

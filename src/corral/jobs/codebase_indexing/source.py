@@ -220,7 +220,9 @@ class WorktreeSource:
                 "--ignore-submodules=all",
             ]
         )
-        commit, dirty, nested = "", [], []
+        commit = ""
+        dirty: list[str] = []
+        nested: list[str] = []
         for record in printed.split(b"\0"):
             if record.startswith(b"# branch.oid "):
                 oid = record[13:].decode()
@@ -268,8 +270,11 @@ class FolderSource:
         found: list[Entry] = []
         for folder, names, files in os.walk(self._root):
             base = Path(folder)
-            for name in [name for name in names if (base / name / ".git").exists()]:
-                found.append(Entry(_relative(self._root, base / name), "", EntryKind.SUBMODULE))
+            found.extend(
+                Entry(_relative(self._root, base / name), "", EntryKind.SUBMODULE)
+                for name in names
+                if (base / name / ".git").exists()
+            )
             names[:] = sorted(name for name in names if name not in self._NEVER and not (base / name / ".git").exists())
             for name in files:
                 entry = _file_entry(self._root, _relative(self._root, base / name), sha256=False)
@@ -295,7 +300,7 @@ def _path(raw: bytes) -> str:
 
 
 def shown_path(path: str) -> str:
-    """A path as text that any store and any wire takes: bytes that are no UTF-8 become ``\\xNN``."""
+    r"""A path as text that any store and any wire takes: bytes that are no UTF-8 become ``\xNN``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 

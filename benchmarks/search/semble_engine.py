@@ -1,0 +1,37 @@
+"""Runs semble in an environment of its own: builds its index, answers queries, prints one JSON line."""
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+request = json.load(sys.stdin)
+os.environ["XDG_CACHE_HOME"] = request["cache"]
+os.environ["HOME"] = request["cache"]
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from semble import SembleIndex  # noqa: E402 - the environment comes first
+
+began, cpu = time.perf_counter(), time.process_time()
+index = SembleIndex.from_path(Path(request["root"]), model_path=request["model"])
+built, built_cpu = time.perf_counter() - began, time.process_time() - cpu
+answers, times = [], []
+for query in request["queries"]:
+    began = time.perf_counter()
+    found = index.search(query, top_k=30)
+    times.append(time.perf_counter() - began)
+    answers.append(list(dict.fromkeys(hit.chunk.file_path for hit in found))[:10])
+print(
+    json.dumps(
+        {
+            "answers": answers,
+            "times": times,
+            "build_s": built,
+            "build_cpu_s": built_cpu,
+            "chunks": len(index.chunks),
+            "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+    )
+)
