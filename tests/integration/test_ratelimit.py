@@ -1,19 +1,16 @@
 from __future__ import annotations
 
-from typing import Any
-from corral.wire.connection import RedisClient
-from collections.abc import AsyncIterator
-from collections.abc import Iterator
-
 import asyncio
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from corral.errors import ConfigurationError, TooManyRequests
 from corral.ratelimit import RateLimit, RateLimiter
 from corral.testing import EmbeddedServer
-from corral.wire.connection import open_client
+from corral.wire.connection import RedisClient, open_client
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from corral.interfaces.identity import TokenStore
 from corral.settings import Settings
 from corral.testing import EmbeddedServer
 
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
     with EmbeddedServer() as running:
@@ -64,4 +65,3 @@ async def token_for(corral: Corral) -> TokenFactory:
         return token
 
     return make
-

@@ -8,9 +8,6 @@ from typing import Any
 import httpx2 as httpx
 from pydantic import BaseModel
 
-from corral.jobs.code_generation.payload import CodeGeneration
-
-
 Client = httpx.AsyncClient
 ClientFactory = Callable[..., Awaitable[Client]]
 TokenFactory = Callable[..., Awaitable[str]]
@@ -23,7 +20,6 @@ class Thumbnail(BaseModel):
 
 
 def declare_samples(corral: Any) -> None:
-    corral.declare("code-generation", payload=CodeGeneration)
     corral.declare("thumbnail", payload=Thumbnail)
     corral.declare("anything")
 

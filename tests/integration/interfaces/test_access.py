@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-from corral.client import Corral
-import httpx2 as httpx
-from tests.integration.interfaces.samples import ClientFactory, TokenFactory
-
 import asyncio
 from datetime import timedelta
+from typing import Any
 
+import httpx2 as httpx
 import jwt
 import pytest
-from tests.integration.interfaces.samples import code_generation
+from tests.integration.interfaces.samples import ClientFactory, TokenFactory, code_generation
 
+from corral.client import Corral
 from corral.errors import ConfigurationError
 from corral.interfaces.http import create_app
 from corral.interfaces.identity import Authenticator, JwtVerifier, TokenStore
@@ -59,7 +57,9 @@ async def own_job(corral: Corral, user: str = "ann", **options: Any) -> str:
 
 
 @pytest.mark.parametrize(("method", "path", "body", "needs"), ENDPOINTS, ids=str)
-async def test_scopes(corral: Corral, open_client: ClientFactory, token_for: TokenFactory, method: str, path: str, body: Any, needs: str) -> None:  # noqa: PLR0917
+async def test_scopes(  # noqa: PLR0917
+    corral: Corral, open_client: ClientFactory, token_for: TokenFactory, method: str, path: str, body: Any, needs: str
+) -> None:
     nobody = await open_client()
     await token_for("somebody", ADMIN)
     path = path.replace("{own}", await own_job(corral))
@@ -81,7 +81,9 @@ OWN += [("DELETE", "/v1/jobs/anything/{own}", None), ("POST", "/v1/jobs/anything
 
 
 @pytest.mark.parametrize(("method", "path", "body"), OWN, ids=str)
-async def test_somebody_elses_job_looks_as_if_it_did_not_exist(corral: Corral, open_client: ClientFactory, token_for: TokenFactory, method: str, path: str, body: Any) -> None:  # noqa: PLR0917
+async def test_somebody_elses_job_looks_as_if_it_did_not_exist(  # noqa: PLR0917
+    corral: Corral, open_client: ClientFactory, token_for: TokenFactory, method: str, path: str, body: Any
+) -> None:
     job_id = await own_job(corral, "bob")
     ann = await open_client(token=await token_for("ann", READ, SUBMIT))
 
@@ -93,7 +95,9 @@ async def test_somebody_elses_job_looks_as_if_it_did_not_exist(corral: Corral, o
     assert (await corral.get_job_status("anything", job_id)).state == "delayed"
 
 
-async def test_lists_hold_only_the_callers_jobs(corral: Corral, open_client: ClientFactory, token_for: TokenFactory) -> None:
+async def test_lists_hold_only_the_callers_jobs(
+    corral: Corral, open_client: ClientFactory, token_for: TokenFactory
+) -> None:
     mine = await own_job(corral, "ann")
     theirs = await own_job(corral, "bob")
     ann = await open_client(token=await token_for("ann", READ))
@@ -107,7 +111,9 @@ async def test_lists_hold_only_the_callers_jobs(corral: Corral, open_client: Cli
     assert ids(await boss.get("/v1/jobs/anything")) == {mine, theirs}
 
 
-async def test_payload_can_not_claim_another_user(corral: Corral, open_client: ClientFactory, token_for: TokenFactory) -> None:
+async def test_payload_can_not_claim_another_user(
+    corral: Corral, open_client: ClientFactory, token_for: TokenFactory
+) -> None:
     ann = await open_client(token=await token_for("ann", SUBMIT, MANAGE))
     server = await open_client(token=await token_for("platform", ADMIN))
     for name in ("userId", "user_id"):
@@ -123,7 +129,9 @@ async def test_payload_can_not_claim_another_user(corral: Corral, open_client: C
     assert (await corral.get_queue_stats("code-generation")).total == 2
 
 
-async def test_job_without_a_user_in_its_payload_belongs_to_who_added_it(open_client: ClientFactory, token_for: TokenFactory) -> None:
+async def test_job_without_a_user_in_its_payload_belongs_to_who_added_it(
+    open_client: ClientFactory, token_for: TokenFactory
+) -> None:
     ann = await open_client(token=await token_for("ann", READ, SUBMIT))
     bob = await open_client(token=await token_for("bob", READ, SUBMIT))
     added = await ann.post("/v1/jobs/thumbnail", json={"data": {"url": "x"}, "options": {"jobId": "mine"}})
@@ -199,7 +207,9 @@ async def test_expired_token_ends(open_client: ClientFactory, token_for: TokenFa
     assert answer.status_code == 401
 
 
-async def test_server_does_not_fall_open_when_its_last_token_ends(corral: Corral, open_client: ClientFactory, token_for: TokenFactory) -> None:
+async def test_server_does_not_fall_open_when_its_last_token_ends(
+    corral: Corral, open_client: ClientFactory, token_for: TokenFactory
+) -> None:
     store = TokenStore(corral.redis)
     _, info = await store.create("ann", [ADMIN])
     nobody = await open_client()
@@ -221,7 +231,9 @@ async def test_server_does_not_fall_open_when_its_last_token_ends(corral: Corral
         ("127.0.0.1", {"Sec-Fetch-Site": "cross-site"}),
     ],
 )
-async def test_without_a_token_only_programs_of_this_machine_are_served(open_client: ClientFactory, peer: str, headers: dict[str, str]) -> None:
+async def test_without_a_token_only_programs_of_this_machine_are_served(
+    open_client: ClientFactory, peer: str, headers: dict[str, str]
+) -> None:
     caller = await open_client(peer=peer)
 
     answer = await caller.post("/v1/queues/anything/pause", headers=headers)
@@ -256,7 +268,9 @@ async def test_jwt_of_the_platform(corral: Corral, open_client: ClientFactory) -
     assert (await nobody.get("/v1/me")).status_code == 401
 
 
-async def test_limit_is_per_user_and_endpoint_and_says_so(corral: Corral, open_client: ClientFactory, token_for: TokenFactory) -> None:
+async def test_limit_is_per_user_and_endpoint_and_says_so(
+    corral: Corral, open_client: ClientFactory, token_for: TokenFactory
+) -> None:
     app = create_app(corral)
     guard = await app.state.corral_api.guard()
     guard.request_limit = 3

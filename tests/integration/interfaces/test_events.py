@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-from corral.client import Corral
-from tests.integration.interfaces.samples import Client
-
 import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx2 as httpx
 import pytest
 import uvicorn
+from tests.integration.interfaces.samples import Client
 
+from corral.client import Corral
 from corral.interfaces.http import create_app
 from corral.testing.server import free_port
 from corral.wire.keys import QueueKeys
-
 
 Event = tuple[str, str, dict[str, Any]]
 Events = AsyncIterator[Event]

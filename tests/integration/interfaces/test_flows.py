@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 from typing import Any
-from corral.client import Corral
+
 from tests.integration.interfaces.samples import Client, ClientFactory, TokenFactory
 
+from corral.client import Corral
 from corral.interfaces.identity import Scope
 
 

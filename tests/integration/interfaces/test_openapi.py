@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-from corral.client import Corral
-from tests.integration.interfaces.samples import Client, TokenFactory
-
 import asyncio
 import os
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
+from tests.integration.interfaces.samples import Client, TokenFactory
 
+from corral.client import Corral
 from corral.interfaces.http import create_app
 from corral.testing.server import free_port
 
@@ -24,9 +23,9 @@ HERE = Path(__file__).parent
 class Search:
     """Code search that finds one thing."""
 
-    async def search(self, project_id: str, query: str, *, limit: int = 10) -> list[dict[str, Any]]:  # noqa: ARG002
-        hit = {"path": f"{project_id}.py", "start_line": 1, "end_line": 2, "symbol": None, "kind": "text"}
-        return [{**hit, "score": 1.0, "why": "words", "text": query}]
+    async def search(self, project_id: str, query: str, **_: Any) -> list[dict[str, Any]]:
+        hit = {"path": f"{project_id}.py", "start_line": 1, "end_line": 2, "symbol": "", "kind": ""}
+        return [{**hit, "language": "python", "score": 1.0, "why": "words", "text": query}]
 
 
 @pytest.mark.slow

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-from typing import Any
-from corral.client import Corral
-from fastapi import FastAPI
-import httpx2 as httpx
-from collections.abc import AsyncIterator
-from tests.integration.interfaces.samples import Client
-
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
+import httpx2 as httpx
 import pytest
-from tests.integration.interfaces.samples import code_generation
+from fastapi import FastAPI
+from tests.integration.interfaces.samples import Client, code_generation
 
+from corral.client import Corral
 from corral.queue.job import JobState
 
 

@@ -49,7 +49,7 @@ def create_app(
     Args:
         corral: What is served; connected at start and closed at the end.
         authenticator: Who may come in; None: as the settings say.
-        search: What answers code searches.
+        search: What answers code searches; None: the Corral's own index.
         workers: Run workers in this process too: of all job types that have a handler, or of those named.
         dashboard: Serve the dashboard at ``/``.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from urllib.parse import quote
@@ -25,7 +26,7 @@ class Api:
     Args:
         corral: Connected with the first request, when it isn't yet.
         authenticator: None takes the settings' own: API tokens, and JWTs where they are configured.
-        search: Answers code searches; None: this server can't.
+        search: Answers code searches; None: the Corral's own index.
     """
 
     def __init__(
@@ -71,7 +72,17 @@ class Api:
 class SearchPort(Protocol):
     """What answers code searches."""
 
-    async def search(self, project_id: str, query: str, *, limit: int = 10) -> Any:
+    async def search(
+        self,
+        project_id: str,
+        query: str,
+        *,
+        limit: int = 10,
+        branch: str = "",
+        languages: Iterable[str] = (),
+        paths: Sequence[str] = (),
+        kinds: Iterable[str] = (),
+    ) -> Sequence[Any]:
         """Hits, best first."""
         ...
 

@@ -490,9 +490,12 @@ class SearchHit(Outbound):
     path: str
     start_line: int
     end_line: int
-    symbol: str | None
+    symbol: str
+    """What is defined there; empty when nothing is."""
     kind: str
+    language: str
     score: float
+    """Comparable within one answer only."""
     why: str
     """What matched."""
     text: str

@@ -17,12 +17,14 @@ from corral.errors import (
     UnknownProject,
 )
 from corral.interfaces.http import models
-from corral.interfaces.http.context import Call, CallDep
+from corral.interfaces.http.context import Call, CallDep, SearchPort
 from corral.interfaces.http.routes import Json, endpoint
-from corral.projects import Project, ProjectStore
+from corral.projects import Project
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from corral.projects import ProjectStore
 
 ProjectId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -41,7 +43,14 @@ def add_routes(router: APIRouter) -> None:
 
 
 def _store(call: Call) -> ProjectStore:
-    return ProjectStore(call.corral.redis)
+    return call.corral.parts.projects
+
+
+def _search(call: Call) -> SearchPort:
+    try:
+        return call.api.search or call.corral.parts.code_search
+    except ModuleNotFoundError as error:
+        raise ExtraMissing(f"code search needs {error.name}: pip install 'corral[index]'") from None
 
 
 def _usable(call: Call, project_id: str) -> str:
@@ -88,17 +97,21 @@ async def remove_project(call: CallDep, project_id: ProjectId) -> Response:
     return Response(status_code=204)
 
 
-async def search_project(
+async def search_project(  # noqa: PLR0917 - FastAPI gives them by name
     call: CallDep,
     project_id: ProjectId,
     q: Annotated[str, Query(min_length=1, max_length=1000, description="Words, or names from the code.")],
     limit: Annotated[int, Query(ge=1, le=100)] = 10,
+    branch: Annotated[str, Query(max_length=200, description="Empty: the default branch.")] = "",
+    language: Annotated[list[str] | None, Query(description="Only these; repeat for several.")] = None,
+    path: Annotated[list[str] | None, Query(description="Only files that fit such a shell-style pattern.")] = None,
+    kind: Annotated[list[str] | None, Query(description="Only `function`, `class`, …")] = None,
 ) -> Response:
     """Search a project's code, by meaning and by name; the project must have been indexed."""
     await _store(call).get(_usable(call, project_id))
-    if call.api.search is None:
-        raise ExtraMissing("this server was started without code search: pip install 'corral[index]'")
-    hits = await call.api.search.search(project_id, q, limit=limit)
+    hits = await _search(call).search(
+        project_id, q, limit=limit, branch=branch, languages=language or (), paths=path or (), kinds=kind or ()
+    )
     return Json(models.SearchHits(hits=[models.SearchHit.model_validate(hit) for hit in hits]))
 
 

@@ -34,7 +34,7 @@ def create_router(
     Args:
         corral: What is served.
         authenticator: Who may come in; None: API tokens, and JWTs where the settings name a secret or key set.
-        search: What answers code searches.
+        search: What answers code searches; None: the Corral's own index.
     """
     return router_of(Api(corral, authenticator=authenticator, search=search))
 
