@@ -456,9 +456,7 @@ class Corral:
 
     # --- managing one job
 
-    async def cancel_job(
-        self, job_type: str, job_id: str, *, reason: str = "", by: str | None = None
-    ) -> Cancellation:
+    async def cancel_job(self, job_type: str, job_id: str, *, reason: str = "", by: str | None = None) -> Cancellation:
         """Remove a job that has not started, or stop an active one, on whichever machine it runs.
 
         An active job ends as failed, with a reason that says cancelled, by whom and why; it is not retried.
@@ -628,9 +626,7 @@ class Corral:
 
     # --- workers
 
-    async def start_workers(
-        self, job_types: Iterable[str] | None = None, *, concurrency: int | None = None
-    ) -> Workers:
+    async def start_workers(self, job_types: Iterable[str] | None = None, *, concurrency: int | None = None) -> Workers:
         """Start workers in this event loop.
 
         Args:

@@ -256,7 +256,9 @@ def _models(name: str, handler: Handler) -> tuple[Any, Any]:
     except (TypeError, ValueError):
         return None, None
     if not parameters:
-        raise ConfigurationError(f"Handler {name!r} takes no job: write `async def {name}(job: Job[Payload]) -> Result`.")
+        raise ConfigurationError(
+            f"Handler {name!r} takes no job: write `async def {name}(job: Job[Payload]) -> Result`."
+        )
     try:
         hints = typing.get_type_hints(target)
     except NameError as error:

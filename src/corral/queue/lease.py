@@ -93,9 +93,7 @@ class LeaseKeeper:
         try:
             while not self._stop.is_set():
                 again = asyncio.create_task(wake.wait())
-                await asyncio.wait(
-                    {stop, again}, timeout=self.lease_ms / 3000, return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait({stop, again}, timeout=self.lease_ms / 3000, return_when=asyncio.FIRST_COMPLETED)
                 again.cancel()
                 wake.clear()
                 if not self._stop.is_set():

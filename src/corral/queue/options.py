@@ -235,7 +235,9 @@ def check_job_id(job_id: str) -> None:
     if not job_id or len(job_id) > 256 or any(ord(c) < 33 or ord(c) == 127 for c in job_id):
         raise PayloadInvalid(f"job_id: expected 1 to 256 characters without white space, got {job_id!r}.")
     if job_id.isdecimal():
-        raise PayloadInvalid(f"job_id: {job_id!r} is a number, and those are given out by Redis; put a letter in front.")
+        raise PayloadInvalid(
+            f"job_id: {job_id!r} is a number, and those are given out by Redis; put a letter in front."
+        )
     if ":" in job_id:
         raise PayloadInvalid(f"job_id: {job_id!r} holds a colon, which separates the parts of a Redis key.")
 

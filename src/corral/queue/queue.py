@@ -491,7 +491,9 @@ class Queue:
         keys = (k.delayed, k.wait, k.paused, k.meta, k.prioritized, k.active, k.pc, k.events, k.marker)
         for start in range(0, len(ids), _CLEAN_BATCH):
             await self._ensure_loaded("promote")
-            await self._together(*(self._call("promote", keys, (k.base, str(i))) for i in ids[start : start + _CLEAN_BATCH]))
+            await self._together(
+                *(self._call("promote", keys, (k.base, str(i))) for i in ids[start : start + _CLEAN_BATCH])
+            )
         return len(ids)
 
     async def set_rate_limit(self, max_jobs: int | None, duration: timedelta | None = None) -> None:

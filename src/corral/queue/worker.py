@@ -170,9 +170,7 @@ class Worker:
             if queue.spec.isolation is Isolation.THREAD
             else None
         )
-        self._processes = (
-            ProcessRunner(queue.spec, concurrency) if queue.spec.isolation is Isolation.PROCESS else None
-        )
+        self._processes = ProcessRunner(queue.spec, concurrency) if queue.spec.isolation is Isolation.PROCESS else None
         self._timeout_s = queue.spec.timeout.total_seconds() if queue.spec.timeout is not None else None
 
     # --- life
@@ -224,7 +222,10 @@ class Worker:
             logger.warning("%s: job %s would not stop; it has been given back", self.spec.name, lane.job_id)
             if lane.task is not None:
                 lane.task.cancel()
-        for callbacks, callback in ((self.pipe.on_reconnect, self._reconnected), (self._blocker.on_reconnect, self.wake)):
+        for callbacks, callback in (
+            (self.pipe.on_reconnect, self._reconnected),
+            (self._blocker.on_reconnect, self.wake),
+        ):
             if callback in callbacks:
                 callbacks.remove(callback)
         await self._blocker.close()
@@ -384,7 +385,9 @@ class Worker:
             await asyncio.sleep(1.0)
             second = await self._strays()
             for job_id in first.keys() & second.keys():
-                logger.warning("%s: job %s was claimed in an answer that got lost; giving it back", self.spec.name, job_id)
+                logger.warning(
+                    "%s: job %s was claimed in an answer that got lost; giving it back", self.spec.name, job_id
+                )
                 await self.queue.scripts.give_back(job_id, token=second[job_id])
         except (StoreError, JobNotFound, LeaseLost) as error:
             logger.debug("%s: not reconciled: %s", self.spec.name, error)
@@ -589,9 +592,7 @@ class Worker:
 
     # --- recording what came of it
 
-    async def _fail(
-        self, lane: Lane, record: JobRecord, failure: BaseException, *, fetch_next: bool = True
-    ) -> Claim:
+    async def _fail(self, lane: Lane, record: JobRecord, failure: BaseException, *, fetch_next: bool = True) -> Claim:
         try:
             if isinstance(failure, LeaseLost):
                 return await self._abandon(lane, record)
@@ -731,7 +732,9 @@ class Worker:
                 resent = resent or isinstance(error, ConnectionLost)
                 await self._connection()
                 if not self.pipe.connected:
-                    logger.error("%s: the worker stops while Redis is away; job %s will run again", self.spec.name, record.id)
+                    logger.error(
+                        "%s: the worker stops while Redis is away; job %s will run again", self.spec.name, record.id
+                    )
                     self._release(lane)
                     return NOTHING
                 fetch = fetch and not self._stopping.is_set()

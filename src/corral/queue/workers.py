@@ -64,7 +64,9 @@ class Workers:
                 f"No handler is declared here for {', '.join(without)}; its workers live elsewhere, or @corral.handler "
                 "is missing."
             )
-        self.name = f"{WORKER_NAME_PREFIX}{socket.gethostname().split('.')[0][:32]}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.name = (
+            f"{WORKER_NAME_PREFIX}{socket.gethostname().split('.')[0][:32]}-{os.getpid()}-{secrets.token_hex(4)}"
+        )
         self._pipe = pipe
         self._connector = connector
         self._outage = outage

@@ -278,10 +278,15 @@ class Pipe:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 if endpoint.unix_path is not None:
-                    _, protocol = await loop.create_unix_connection(lambda: _Protocol(loop, self._on_push), endpoint.unix_path)
+                    _, protocol = await loop.create_unix_connection(
+                        lambda: _Protocol(loop, self._on_push), endpoint.unix_path
+                    )
                 else:
                     _, protocol = await loop.create_connection(
-                        lambda: _Protocol(loop, self._on_push), endpoint.host or "127.0.0.1", endpoint.port, ssl=endpoint.ssl_context
+                        lambda: _Protocol(loop, self._on_push),
+                        endpoint.host or "127.0.0.1",
+                        endpoint.port,
+                        ssl=endpoint.ssl_context,
                     )
         except (OSError, TimeoutError, ssl.SSLError) as error:
             detail = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error))

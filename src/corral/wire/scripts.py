@@ -435,7 +435,9 @@ class QueueScripts:
         called = script("addLog")
         futures = [
             self.pipe.send(
-                pack("EVALSHA", called.sha, 2, k.job(job_id), k.logs(job_id), job_id, line, "" if keep is None else keep)
+                pack(
+                    "EVALSHA", called.sha, 2, k.job(job_id), k.logs(job_id), job_id, line, "" if keep is None else keep
+                )
             )
             for line in lines
         ]
