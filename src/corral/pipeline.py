@@ -78,6 +78,7 @@ class Pipeline(WireModel):
     fallback_models: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
     budget: Budget = Budget()
     candidates: int = Field(default=3, ge=1, le=10)
+    max_repairs: int = Field(default=2, ge=0, le=10)
     test_command: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     """Default: the project's own; with neither, the pull request says that nothing was tested."""
     when_tests_fail: Literal["stop", "draft"] = "stop"
@@ -207,6 +208,7 @@ class _Run:
                 budget=asked.budget,
                 test_command=test_command,
                 candidates=asked.candidates,
+                max_repairs=asked.max_repairs,
             ),
         )
         commit, branch = generation.commit, generation.branch

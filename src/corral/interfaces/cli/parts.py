@@ -147,10 +147,3 @@ def judge_token(status: int, scopes: str | None) -> Finding:
 def code_search(corral: Corral) -> Any:
     """What answers code searches; None when the index's extra is not installed."""
     return None if importlib.util.find_spec("tantivy") is None else corral.parts.code_search
-
-
-def sample_prompt() -> str:
-    """The demo's task for the sample project."""
-    from corral.interfaces.cli.demo.repositories import sample_folder  # noqa: PLC0415 - only the demo needs it
-
-    return (sample_folder() / "prompt.txt").read_text(encoding="utf-8")

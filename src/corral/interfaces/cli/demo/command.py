@@ -23,7 +23,14 @@ from corral.adapters.git import Git
 from corral.client import Corral
 from corral.errors import CorralError
 from corral.interfaces.cli import parts
-from corral.interfaces.cli.demo.repositories import DemoRepository, copy_of, make_sample, sample_folder
+from corral.interfaces.cli.demo.repositories import (
+    DemoRepository,
+    DemoTask,
+    copy_of,
+    make_sample,
+    sample_folder,
+    sample_task,
+)
 from corral.interfaces.cli.following import Update, ending_code, follow, stage_of
 from corral.interfaces.cli.output import ExitCode, Output
 from corral.interfaces.cli.parameters import JsonOption
@@ -55,7 +62,9 @@ def demo(
     test_command: Annotated[
         str | None, typer.Option("--test-command", help="Runs the tests; default: guessed.")
     ] = None,
-    candidates: Annotated[int, typer.Option("--candidates", min=1, max=10, help="Tries until the tests pass.")] = 3,
+    candidates: Annotated[
+        int | None, typer.Option("--candidates", min=1, max=10, help="Tries until the tests pass; default: 3.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Run the whole way on this machine: index, generate, test, open a pull request.
@@ -73,7 +82,7 @@ def demo(
 
 
 async def run_demo(
-    output: Output, *, repo: str | None, prompt: str | None, test_command: str | None, candidates: int
+    output: Output, *, repo: str | None, prompt: str | None, test_command: str | None, candidates: int | None
 ) -> ExitCode:
     """Prepare, run, show.
 
@@ -85,7 +94,7 @@ async def run_demo(
     async with _step(output, "sandbox") as say:
         say(await parts.try_sandbox(settings))
     async with _step(output, "repository") as say:
-        repository = await _repository(settings, repo)
+        repository, task = await _prepare(settings, repo, prompt)
         say(str(repository.path))
     async with _step(output, "model") as say:
         say(await parts.prepare_model(settings, say))
@@ -106,8 +115,10 @@ async def run_demo(
             task_id=f"demo-{secrets.token_hex(4)}",
             user_id="demo",
             project_id=project.id,
-            prompt=prompt or parts.sample_prompt(),
-            candidates=candidates,
+            prompt=task.prompt,
+            files=task.files,
+            candidates=candidates or task.candidates,
+            max_repairs=task.max_repairs,
         )
         output.note(f"\n{asked.prompt.strip()}\n")
         ended = await _through_workers(corral, output, asked)
@@ -124,11 +135,13 @@ async def run_demo(
     return ending_code(ended)
 
 
-async def _repository(settings: Settings, repo: str | None) -> DemoRepository:
-    folder = settings.data_dir / "demo"
-    if repo is None:
-        return await make_sample(sample_folder(), folder / "sample.git", Git())
-    return await copy_of(repo, folder, Git())
+async def _prepare(settings: Settings, repo: str | None, prompt: str | None) -> tuple[DemoRepository, DemoTask]:
+    folder, git = settings.data_dir / "demo", Git()
+    if repo is not None and prompt is not None:
+        return await copy_of(repo, folder, git), DemoTask(prompt)
+    source = sample_folder()
+    task = sample_task(source) if prompt is None else DemoTask(prompt)
+    return await make_sample(source, folder, git), task
 
 
 async def _through_workers(corral: Corral, output: Output, asked: Pipeline) -> JobStatus:

@@ -8,30 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib.util
 import json
 import re
 import shutil
 import tempfile
+import tomllib
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from corral.adapters.git import Git, GitRemote
 from corral.errors import ConfigurationError, GitFailed
 
-_HISTORY: Final = "history"
-_MESSAGE: Final = "message.txt"
-# Fixed, so that the sample has the same commits every time: what a worker has cached of it stays true.
-_FIRST_COMMIT: Final = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
-_BETWEEN: Final = timedelta(days=1, hours=2)
-_AUTHOR: Final = {
-    "GIT_AUTHOR_NAME": "Sam Sample",
-    "GIT_AUTHOR_EMAIL": "sam@example.invalid",
-    "GIT_COMMITTER_NAME": "Sam Sample",
-    "GIT_COMMITTER_EMAIL": "sam@example.invalid",
-}
+_TASK: Final = "task.toml"
+_MAKER: Final = "make_repository.py"
 _CLONE_TIMEOUT: Final = timedelta(minutes=10)
 
 
@@ -46,6 +40,17 @@ class DemoRepository:
     test_command: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class DemoTask:
+    """What the demo asks for."""
+
+    prompt: str
+    #: What the change is about, where that is known.
+    files: tuple[str, ...] = ()
+    candidates: int = 3
+    max_repairs: int = 2
+
+
 def sample_folder() -> Path:
     """The sample project's files: beside this package when installed, in ``examples/`` when developed.
 
@@ -55,48 +60,53 @@ def sample_folder() -> Path:
     installed = Path(__file__).parent / "sample_project"
     developed = Path(__file__).parents[5] / "examples" / "sample_project"
     for folder in (installed, developed):
-        if (folder / _HISTORY).is_dir():
+        if (folder / _TASK).is_file():
             return folder
     raise ConfigurationError(f"expected the sample project in {installed}; reinstall Corral, or give --repo")
 
 
-async def make_sample(source: Path, target: Path, git: Git) -> DemoRepository:
-    """Make the sample repository anew: one commit for each folder of its history, each laid over the one before."""
-    steps = await asyncio.to_thread(_folders, source / _HISTORY)
-    await asyncio.to_thread(_make_room, target)
-    await git.run("init", "--quiet", "--bare", "--initial-branch=main", "--", str(target))
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="sample-") as folder:
-        work_tree = Path(folder)
-        for number, step in enumerate(steps):
-            shutil.copytree(step, work_tree, dirs_exist_ok=True, ignore=shutil.ignore_patterns(_MESSAGE, "__pycache__"))
-            date = (_FIRST_COMMIT + number * _BETWEEN).isoformat()
-            env = {**_AUTHOR, "GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
-            await git.run("add", "--all", git_dir=target, work_tree=work_tree)
-            message = (step / _MESSAGE).read_bytes()
-            await git.run("commit", "--quiet", "--file=-", git_dir=target, work_tree=work_tree, stdin=message, env=env)
-        test_command = guess_test_command(work_tree)
-    return DemoRepository("demo-sample", target, "main", test_command)
+def sample_task(source: Path) -> DemoTask:
+    """The sample project's own task."""
+    task = tomllib.loads((source / _TASK).read_text(encoding="utf-8"))
+    return DemoTask(task["prompt"].strip(), tuple(task["files"]), task["candidates"], task["max_repairs"])
 
 
-async def copy_of(repository: str, folder: Path, git: Git) -> DemoRepository:
+async def make_sample(source: Path, folder: Path, git: Git) -> DemoRepository:
+    """Make the sample repository anew, with the same commits every time: what workers cached of it stays true."""
+    task = tomllib.loads((source / _TASK).read_text(encoding="utf-8"))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="sample-") as scratch:
+        made = await asyncio.to_thread(_maker(source), Path(scratch) / "work")
+        copied = await copy_of(str(made), folder, git, project_id=f"demo-{task['project_id']}")
+    return replace(copied, test_command=task["test_command"])
+
+
+def _maker(source: Path) -> Callable[[Path], Path]:
+    """``make_repository`` of the sample's own program, which is no part of a package."""
+    spec = importlib.util.spec_from_file_location("corral_sample_project", source / _MAKER)
+    if spec is None or spec.loader is None:
+        raise ConfigurationError(f"expected {_MAKER} in {source}; reinstall Corral, or give --repo")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make: Callable[[Path], Path] = module.make_repository
+    return make
+
+
+async def copy_of(repository: str, folder: Path, git: Git, *, project_id: str | None = None) -> DemoRepository:
     """A bare copy of the user's repository, made anew.
 
     Args:
         repository: A path or an address.
         folder: Where copies are kept.
         git: Runs git.
+        project_id: Its id as a project; default: made from its name.
 
     Raises:
         ConfigurationError: It is no git repository, or has no commit.
         GitFailed: It can't be reached.
     """
     address = repository if "://" in repository else await asyncio.to_thread(_absolute, repository)
-    name = (
-        re.sub(r"[^A-Za-z0-9_.-]+", "-", address.rstrip("/").rsplit("/", 1)[-1].removesuffix(".git")).strip("-.")
-        or "repo"
-    )
-    # Two repositories of one name are two projects.
-    project_id = f"demo-{name[:40]}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
+    project_id = project_id or _project_id(address)
     target = folder / f"{project_id}.git"
     await asyncio.to_thread(_make_room, target)
     try:
@@ -123,8 +133,11 @@ async def copy_of(repository: str, folder: Path, git: Git) -> DemoRepository:
     return DemoRepository(project_id, target, head, test_command_of(names, package_json))
 
 
-def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir())
+def _project_id(address: str) -> str:
+    name = address.rstrip("/").rsplit("/", 1)[-1].removesuffix(".git")
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "repository"
+    # Two repositories of one name are two projects.
+    return f"demo-{plain[:40]}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
 
 
 def _make_room(target: Path) -> None:
@@ -136,13 +149,6 @@ def _make_room(target: Path) -> None:
 
 def _absolute(path: str) -> str:
     return str(Path(path).expanduser().resolve())
-
-
-def guess_test_command(work_tree: Path) -> str | None:
-    """What runs a work tree's tests, by the files that are in it."""
-    names = {path.relative_to(work_tree).as_posix() for path in work_tree.rglob("*") if path.is_file()}
-    package_json = work_tree / "package.json"
-    return test_command_of(names, package_json.read_text() if package_json.is_file() else None)
 
 
 def test_command_of(names: set[str], package_json: str | None) -> str | None:
