@@ -74,7 +74,7 @@ def sample_task(source: Path) -> DemoTask:
 async def make_sample(source: Path, folder: Path, git: Git) -> DemoRepository:
     """Make the sample repository anew, with the same commits every time: what workers cached of it stays true."""
     task = tomllib.loads((source / _TASK).read_text(encoding="utf-8"))
-    folder.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="sample-") as scratch:
         made = await asyncio.to_thread(_maker(source), Path(scratch) / "work")
         copied = await copy_of(str(made), folder, git, project_id=f"demo-{task['project_id']}")
