@@ -2,8 +2,8 @@
 
     python examples/own_job_type.py
 
-Without ``REDIS_URL`` it starts an embedded server. ``corral worker --app examples.own_job_type:corral`` runs its workers
-as a process of their own instead.
+Without ``REDIS_URL`` it starts an embedded server. ``corral worker --app examples.own_job_type:corral`` runs its worker
+as a process of its own instead.
 """
 
 from __future__ import annotations
