@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 from corral.settings import Settings
+from corral.testing.pytest_plugin import corral_prefix, corral_private_server, corral_server, recording_reporter
+
+__all__ = ["corral_prefix", "corral_private_server", "corral_server", "kept_data_dir", "recording_reporter"]
 
 KEPT_DATA_DIR = Settings(_env_file=None).data_dir
 """The data folder of whoever runs the tests; only what costs a long download (the local model) is kept there."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
+from corral import pipeline
 from corral.client import Corral
 from corral.queue.status import JobStatus, QueuedJob, QueueStats
 from corral.queue.workers import Workers
@@ -24,7 +25,9 @@ def default_corral() -> Corral:
     """The Corral that the module functions use. A forked process gets its own."""
     global _made  # noqa: PLW0603 - the one piece of module state that this module is for
     if _made is None or _made[0] != os.getpid():
-        _made = (os.getpid(), Corral())
+        corral = Corral()
+        pipeline.register(corral)
+        _made = (os.getpid(), corral)
     return _made[1]
 
 

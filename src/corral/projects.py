@@ -152,7 +152,7 @@ class ProjectStore:
         found = await self._redis.execute_command("HGET", self._key, project_id)
         if found is None:
             raise UnknownProject(
-                f"no project {project_id!r} is registered; add it with `corral project add {project_id} --repository …`"
+                f"no project {project_id!r} is registered; add it with `corral project add {project_id} REPOSITORY`"
             )
         return Project.model_validate(json.loads(found))
 

@@ -32,7 +32,12 @@ class Settings(BaseSettings):
     """What Corral reads at start; every field can be set as ``CORRAL_<FIELD>``, some by a customary name too."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CORRAL_", env_file=".env", extra="ignore", frozen=True, populate_by_name=True
+        env_prefix="CORRAL_",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        use_attribute_docstrings=True,  # docs/settings.md is made of them
     )
 
     # --- Redis

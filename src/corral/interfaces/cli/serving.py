@@ -1,0 +1,172 @@
+"""``corral worker`` and ``corral serve``: the processes that stay."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from corral.client import Corral
+from corral.errors import ConfigurationError, ExtraMissing, UnknownJobType
+from corral.interfaces.cli import parts
+from corral.interfaces.cli.output import ExitCode, Output
+from corral.interfaces.cli.parameters import JsonOption
+from corral.interfaces.cli.session import Invocation, leave, run
+
+commands = typer.Typer()
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+QueuesOption = Annotated[
+    str | None,
+    typer.Option("--queues", "-q", metavar="NAME,…", help="Which queues; default: all that have a handler here."),
+]
+ConcurrencyOption = Annotated[
+    int | None,
+    typer.Option("--concurrency", "-c", min=1, help="Jobs at once per queue; default: CORRAL_CONCURRENCY, 5."),
+]
+
+AppOption = Annotated[
+    str | None,
+    typer.Option("--app", metavar="MODULE:NAME", help="Your own Corral; default: the four job types and the pipeline."),
+]
+
+
+@commands.command()
+def worker(
+    context: typer.Context,
+    *,
+    queues: QueuesOption = None,
+    concurrency: ConcurrencyOption = None,
+    app: AppOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Run jobs until SIGTERM or Ctrl-C; active jobs are finished first, a second signal hands them back at once.
+
+    corral worker --app package.module:corral --queues a,b --concurrency 50
+    """
+    start_logging()
+
+    async def command(corral: Corral, output: Output) -> ExitCode | None:
+        names = queue_names(corral, queues)
+        async with stop_signals() as stop:
+            workers = await corral.start_workers(names, concurrency=concurrency)
+            output.show({"event": "started", "queues": names}, f"serving {escape(', '.join(names))}")
+            ended = asyncio.create_task(workers.wait())
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not ended.done():
+                grace = corral.settings.shutdown_timeout
+                output.note(f"stopping: active jobs have {grace.total_seconds():.0f} s")
+                await workers.stop(timeout=grace)
+            await ended
+        output.show({"event": "stopped"}, "stopped")
+        return None
+
+    run(context, command, json=json, invocation=invocation_of(context, app))
+
+
+@commands.command()
+def serve(
+    context: typer.Context,
+    *,
+    host: Annotated[str | None, typer.Option("--host", help="Bind address; default: CORRAL_HOST, 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", "-p", min=1, max=65535, help="Default: CORRAL_PORT, 8787.")
+    ] = None,
+    workers: Annotated[
+        bool, typer.Option("--workers/--no-workers", help="Run the workers in this process too.")
+    ] = True,
+    queues: QueuesOption = None,
+    dashboard: Annotated[bool, typer.Option("--dashboard/--no-dashboard", help="Serve the dashboard at /.")] = True,
+    app: AppOption = None,
+) -> None:
+    """Serve the HTTP API, the dashboard, and the workers, until SIGTERM or Ctrl-C.
+
+    Without any API token only this machine is served; `corral token create` makes one.
+    """
+    try:
+        from corral.interfaces.http.app import serve as serve_http  # noqa: PLC0415 - an extra, and heavy
+    except ModuleNotFoundError as error:
+        missing = ExtraMissing(f"{error.name} is not installed. Mend: pip install 'corral[http]'")
+        leave(Output().fail(missing, code=ExitCode.CONFIGURATION))
+        return
+    start_logging()
+    invocation = invocation_of(context, app)
+
+    async def command(corral: Corral, _: Output) -> ExitCode | None:
+        chosen = queue_names(corral, queues) if workers else False
+        await serve_http(
+            corral, host=host, port=port, workers=chosen, dashboard=dashboard, search=parts.code_search(corral)
+        )
+        return None
+
+    run(context, command, json=False, invocation=invocation)
+
+
+def invocation_of(context: typer.Context, app: str | None) -> Invocation:
+    """What was said before the command's name, with an ``--app`` behind it winning."""
+    said: Invocation = context.obj or Invocation()
+    return Invocation(app=app or said.app, debug=said.debug)
+
+
+def start_logging() -> None:
+    """Log to standard error: what the processes that stay do, one line each."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr
+    )
+
+
+def queue_names(corral: Corral, given: str | None) -> list[str]:
+    """The queues to serve.
+
+    Raises:
+        UnknownJobType: One of them is not declared.
+        ConfigurationError: One of them has no handler here, or none has.
+    """
+    served = sorted(name for name, spec in corral.job_types.items() if spec.handler is not None)
+    if given is None:
+        if not served:
+            raise ConfigurationError(
+                "expected at least one handler, the app declares none. Mend: decorate one with @corral.handler(…)"
+            )
+        return served
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    if not names:
+        raise ConfigurationError("--queues: expected names separated by commas, got none")
+    for name in names:
+        if name not in corral.job_types:
+            raise UnknownJobType(
+                f"expected one of {', '.join(served)}, got {name!r}. Mend: --queues, or --app with your own job types"
+            )
+        if name not in served:
+            raise ConfigurationError(f"{name!r} is declared without a handler: its workers live elsewhere")
+    return names
+
+
+@asynccontextmanager
+async def stop_signals(signals: Iterable[signal.Signals] = _SIGNALS) -> AsyncIterator[asyncio.Event]:
+    """An event that the first SIGTERM or SIGINT sets; the second one interrupts whatever still runs."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    stop = asyncio.Event()
+
+    def asked() -> None:
+        if stop.is_set() and task is not None:
+            task.cancel()
+        stop.set()
+
+    for number in signals:
+        loop.add_signal_handler(number, asked)
+    try:
+        yield stop
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

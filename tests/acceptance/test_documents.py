@@ -1,0 +1,101 @@
+"""The documents say what is so."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corral import default
+from corral.testing import EmbeddedServer
+
+ROOT = Path(__file__).parents[2]
+QUICK_REFERENCE = ROOT / "docs" / "quick-reference.md"
+_LASTING = ("corral worker", "corral watch", "corral stats --watch")
+
+
+def _blocks(path: Path, language: str) -> Iterator[tuple[int, str]]:
+    """The fenced blocks of a language, with the line that each begins at."""
+    text = path.read_text(encoding="utf-8")
+    for found in re.finditer(rf"^( *)```{language}\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
+        indent, body = found.groups()
+        line = text.count("\n", 0, found.start(2)) + 1
+        yield line, "\n".join(row.removeprefix(indent) for row in body.splitlines())
+
+
+def test_settings_table_and_command_reference_are_as_the_code_says() -> None:
+    command = [sys.executable, "scripts/write_reference.py", "--check"]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": "src"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_every_snippet_of_the_quick_reference_runs(
+    corral_server: EmbeddedServer, corral_prefix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REDIS_URL", corral_server.url)
+    monkeypatch.setenv("CORRAL_PREFIX", corral_prefix)
+    monkeypatch.setenv("CORRAL_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(default, "_made", None)  # the module functions' Corral of this test
+
+    snippets = list(_blocks(QUICK_REFERENCE, "python"))
+    assert len(snippets) >= 9
+    namespace: dict[str, Any] = {"__name__": "quick_reference"}
+
+    async def run_them() -> None:
+        for line, source in snippets:
+            # At their own line, so that a failure points into the document.
+            tree = ast.increment_lineno(ast.parse(source), line - 1)
+            code = compile(tree, str(QUICK_REFERENCE), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            waiting = eval(code, namespace)  # noqa: S307 - it is our own document
+            if inspect.isawaitable(waiting):
+                await waiting
+
+    asyncio.run(run_them())
+    assert namespace["stats"].total >= 1
+    assert namespace["value"] == "value"
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
+    commands = [
+        row for _, body in _blocks(QUICK_REFERENCE, "sh") for row in body.splitlines() if row.startswith("corral")
+    ]
+    assert len(commands) >= 5
+    for command in commands:
+        _run_command(command, environment)
+
+
+def _run_command(command: str, environment: dict[str, str]) -> None:
+    arguments = [sys.executable, "-m", *shlex.split(command)]
+    with subprocess.Popen(
+        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        if command.startswith(_LASTING) and process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    # 1: the doctor found a fault on this machine, or the watched job had failed.
+    assert process.returncode in {0, 1, 130}, f"{command}: {said}{rest}"
+    assert "Traceback" not in said + rest
+    assert said
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.relative_to(ROOT)} points to {target}"
