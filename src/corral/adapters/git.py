@@ -504,6 +504,8 @@ def failure(operation: str, output: GitOutput, remote: GitRemote | None = None) 
                 service="git",
                 operation=operation,
                 retryable=symptom.retryable,
+                # git does not pass on what the forge asked for.
+                retry_after=timedelta(minutes=1) if symptom.reason == "rate_limited" else None,
                 reason=symptom.reason,
             )
     return GitFailed(
