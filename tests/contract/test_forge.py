@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from tests.support.fake_forges import FakeGitea, FakeGitLab
+from tests.support.fake_github import TOKEN, FakeGitHub
+from tests.support.repositories import Repository
 
 from corral.adapters.forge.gitea import GiteaForge
 from corral.adapters.forge.github import GitHubForge, PersonalToken
@@ -18,9 +21,6 @@ from corral.adapters.forge.port import Extras, Forge, NewPullRequest, PullReques
 from corral.adapters.forge.recording import RecordingForge
 from corral.adapters.git import Git
 from corral.errors import ForgeFailed
-from tests.support.fake_forges import FakeGitea, FakeGitLab
-from tests.support.fake_github import TOKEN, FakeGitHub
-from tests.support.repositories import Repository
 
 
 @dataclass
@@ -105,7 +105,7 @@ async def test_after_a_merge_another_may_be_opened_and_the_newest_comes_first(be
     await bench.forge.open(bench.address, asked())
     done = bench.merge(1)
     if hasattr(done, "__await__"):
-        await done  # type: ignore[misc]
+        await done
     bench.repository.commit({"more.txt": "x\n"}, branch="corral/7")
     second = await bench.forge.open(bench.address, asked(title="More"))
     found = await bench.forge.find(bench.address, source_branch="corral/7", target_branch="main")

@@ -1,7 +1,7 @@
 """Small GitLab and Gitea servers that remember, written from their documentation, over one bare repository.
 
-They answer what Corral asks and check what it sends: unknown fields and missing ones are refused, as the real ones' docs
-list them. They are no proof that the real ones agree.
+They answer what Corral asks and check what it sends: unknown fields and missing ones are refused, as the real ones'
+docs list them. They are no proof that the real ones agree.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OWNER, NAME = "acme", "shop"
 class FakeForge:
     """What both have in common."""
 
-    token = "secret-token-of-a-test"  # noqa: S105  of a test
+    token = "secret-token-of-a-test"
 
     def __init__(self, folder: Path) -> None:
         root = folder / "forge"
@@ -59,9 +59,7 @@ class FakeForge:
         query = {name: values[0] for name, values in parse_qs(request.query).items()}
         return self._reply(*self.answer(request.method, request.path, query, body))
 
-    def answer(
-        self, method: str, path: str, query: dict[str, str], body: dict[str, Any]
-    ) -> tuple[int, Any]:
+    def answer(self, method: str, path: str, query: dict[str, str], body: dict[str, Any]) -> tuple[int, Any]:
         raise NotImplementedError
 
     @staticmethod
@@ -112,7 +110,9 @@ class FakeGitLab(FakeForge):
         assert set(body) == {"source_branch", "target_branch", "title", "description", "remove_source_branch"}
         for pull in self.pulls.values():
             if pull["state"] == "opened" and pull["source_branch"] == body["source_branch"]:
-                return 409, {"message": [f"Another open merge request already exists for this source branch: !{pull['iid']}"]}
+                return 409, {
+                    "message": [f"Another open merge request already exists for this source branch: !{pull['iid']}"]
+                }
         number = len(self.pulls) + 1
         self.pulls[number] = {
             "iid": number,

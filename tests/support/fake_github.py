@@ -331,7 +331,8 @@ def _label(name: str) -> dict[str, Any]:
 #: Fields of GitHub's shorter pull request, as lists hold it.
 _SIMPLE = (
     "url", "id", "node_id", "html_url", "diff_url", "patch_url", "issue_url", "commits_url", "review_comments_url",
-    "review_comment_url", "comments_url", "statuses_url", "number", "state", "locked", "title", "user", "body", "labels",
+    "review_comment_url", "comments_url", "statuses_url", "number", "state", "locked", "title", "user", "body",
+    "labels",
     "milestone", "active_lock_reason", "created_at", "updated_at", "closed_at", "merged_at", "merge_commit_sha",
     "assignee", "assignees", "requested_reviewers", "requested_teams", "head", "base", "_links", "author_association",
     "auto_merge", "draft",

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.memory_redis import MemoryRedis
-from tests.support.reporter import KeptNews, job_of
 from tests.support.repositories import Repository
 
 from corral.adapters.forge.local import LocalForge
@@ -19,6 +18,7 @@ from corral.jobs.pr_creation.handler import PrCreationHandler
 from corral.jobs.pr_creation.payload import PrCreation, PrResult
 from corral.jobs.pr_creation.records import PullRequestRecords
 from corral.projects import Project, ProjectStore
+from corral.testing.reporter import RecordingReporter, job_for
 from corral.wire.commands import RedisCommands
 
 AUTHOR = "Robot <robot@example.org>"
@@ -65,7 +65,7 @@ class PullRequestBench:
             scanner=scanner or Unscanned(),
         )
         self.local = LocalForge()
-        self.news = KeptNews()
+        self.news = RecordingReporter()
 
     async def generate(
         self,
@@ -103,4 +103,4 @@ class PullRequestBench:
             "target_branch": "main",
             **fields,
         }
-        return await self.handler(job_of(PrCreation(**asked), news=self.news))
+        return await self.handler(job_for(PrCreation(**asked), job_type="pr-creation", reporter=self.news))

@@ -33,7 +33,7 @@ def try_lock(path: Path) -> int | None:
 
 
 @contextlib.asynccontextmanager
-async def locked(path: Path, *, timeout: timedelta) -> AsyncIterator[int]:  # noqa: ASYNC109  the error names the lock
+async def locked(path: Path, *, timeout: timedelta) -> AsyncIterator[int]:
     """Hold a lock while the block runs.
 
     Args:

@@ -100,7 +100,7 @@ _LOCAL_PEER: Final = (
 _NEVER: Final = re.compile(r"^(?:-|\s)|[\x00-\x1f\x7f]")
 _USERINFO: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@")
 _BRANCH: Final = re.compile(
-    r"^(?!.*(?:\.\.|//|@\{|\.lock(?:/|$)))(?!.*/\.)[^\x00-\x20\x7f~^:?*\[\\./-][^\x00-\x20\x7f~^:?*\[\\]*(?<![./])$"
+    r"^(?!.*(?:\.\.|//|@\{|\.lock(?:/|$)))(?!.*/\.)[^\x00-\x20\x7f~^:?*\[\\./-][^\x00-\x20\x7f~^:?*\[\\]*(?<![./])\Z"
 )
 
 
@@ -173,7 +173,7 @@ def masked_url(url: str) -> str:
 
 def is_branch_name(name: str) -> bool:
     """Whether git takes this as a branch's name (the rules of ``git check-ref-format --branch``)."""
-    return len(name.encode()) <= 244 and _BRANCH.match(name) is not None and name != "HEAD"  # noqa: PLR2004  a file's name holds 255 bytes, with ".lock" and a margin
+    return len(name.encode()) <= 244 and _BRANCH.match(name) is not None and name != "HEAD"
 
 
 def check_revision(revision: str) -> str:
@@ -223,7 +223,7 @@ class Git:
         stdin: bytes | None = None,
         env: Mapping[str, str] | None = None,
         config: Mapping[str, str] | None = None,
-        timeout: timedelta | None = None,  # noqa: ASYNC109  the process group must be killed, which a cancel scope alone does not do
+        timeout: timedelta | None = None,
         max_output_bytes: int | None = None,
         ok: Sequence[int] = (0,),
         keep_open: Sequence[int] = (),
@@ -504,6 +504,8 @@ def failure(operation: str, output: GitOutput, remote: GitRemote | None = None) 
                 service="git",
                 operation=operation,
                 retryable=symptom.retryable,
+                # git does not pass on what the forge asked for.
+                retry_after=timedelta(minutes=1) if symptom.reason == "rate_limited" else None,
                 reason=symptom.reason,
             )
     return GitFailed(

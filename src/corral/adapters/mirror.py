@@ -33,9 +33,9 @@ from corral.errors import GitFailed, Unrecoverable
 #: ``git hash-object -t tree /dev/null``: the tree without files, known to every repository.
 EMPTY_TREE: Final = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
-_FULL_HASH: Final = re.compile(r"^[0-9a-f]{40}(?:[0-9a-f]{24})?$")
-_IDENTITY: Final = re.compile(r"^([^<>\x00-\x1f]+?)\s*<([^<>\x00-\x20]+)>$")
-_TRAILER: Final = re.compile(r"^[A-Za-z][A-Za-z0-9-]*$")
+_FULL_HASH: Final = re.compile(r"^[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
+_IDENTITY: Final = re.compile(r"^([^<>\x00-\x1f]+?)\s*<([^<>\x00-\x20]+)>\Z")
+_TRAILER: Final = re.compile(r"^[A-Za-z][A-Za-z0-9-]*\Z")
 _GITLINK: Final = "160000"
 _PACKS_BEFORE_REPACK: Final = 40
 
@@ -131,13 +131,13 @@ def with_trailers(message: str, trailers: Mapping[str, str]) -> str:
     """
     lines = message.replace("\r\n", "\n").replace("\0", "").rstrip().split("\n")
     for name, value in trailers.items():
-        if not _TRAILER.match(name) or not value.strip() or any(ord(character) < 32 for character in value):  # noqa: PLR2004  the control characters
+        if not _TRAILER.match(name) or not value.strip() or any(ord(character) < 32 for character in value):
             raise Unrecoverable(f"{name!r}: {value!r} can't be a commit's trailer", reason="invalid_trailer")
     wanted = [f"{name}: {value}" for name, value in trailers.items()]
     missing = [line for line in wanted if line not in lines]
     if not missing:
         return "\n".join(lines) + "\n"
-    ends_with_trailers = len(lines) > 2 and _is_trailer_block(lines)  # noqa: PLR2004  subject, empty line, trailer
+    ends_with_trailers = len(lines) > 2 and _is_trailer_block(lines)
     return "\n".join([*lines, *([] if ends_with_trailers else [""]), *missing]) + "\n"
 
 
@@ -355,7 +355,7 @@ class Mirror:
             stdin="".join(f"{blob}\n" for blob in blobs).encode(),
         )
         rows = [line.split() for line in printed.text.splitlines()]
-        return {row[0]: int(row[2]) for row in rows if len(row) == 3 and row[1] == "blob"}  # noqa: PLR2004  hash, type, size
+        return {row[0]: int(row[2]) for row in rows if len(row) == 3 and row[1] == "blob"}
 
     async def read_file(self, commit: str, path: str, *, max_bytes: int) -> str | None:
         """A file's text at a commit; None when there is none, or it is larger than ``max_bytes``."""
@@ -363,7 +363,7 @@ class Mirror:
         for row in listed.text.split("\0"):
             meta, _, name = row.partition("\t")
             fields = meta.split()
-            if name == path and len(fields) == 3 and fields[0] in {"100644", "100755"}:  # noqa: PLR2004  mode, type, hash
+            if name == path and len(fields) == 3 and fields[0] in {"100644", "100755"}:
                 if (await self.blob_sizes([fields[2]])).get(fields[2], max_bytes + 1) > max_bytes:
                     return None
                 return await self.read_blob(fields[2])

@@ -69,11 +69,16 @@ class Parts:
     @cached_property
     def workspaces(self) -> Workspaces:
         """Mirrors, and a worktree for each job."""
+        from corral.adapters.mirror import Signing  # noqa: PLC0415
         from corral.adapters.workspace import Workspaces  # noqa: PLC0415
         from corral.commits import CommitStore  # noqa: PLC0415
 
+        key = self.settings.commit_signing_key
         return Workspaces(
-            data_dir=self.settings.data_dir, commits=CommitStore(self._redis()), remote_of=self.forges.remote
+            data_dir=self.settings.data_dir,
+            commits=CommitStore(self._redis()),
+            remote_of=self.forges.remote,
+            signing=None if key is None else Signing(key),
         )
 
     @cached_property

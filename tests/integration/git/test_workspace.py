@@ -411,9 +411,7 @@ async def test_a_submodule_is_never_fetched(tmp_path: Path, bench: Bench) -> Non
     mark = tmp_path / "ran"
     git(bench.repository.clone, "update-index", "--add", "--cacheinfo", f"160000,{bench.repository.tip()},sub")
     bench.repository.commit(
-        {
-            ".gitmodules": f'[submodule "sub"]\n\tpath = sub\n\turl = ext::sh -c "touch {mark}"\n\tupdate = !touch {mark}\n'
-        }
+        {".gitmodules": f'[submodule "sub"]\npath = sub\nurl = ext::sh -c "touch {mark}"\nupdate = !touch {mark}\n'}
     )
     async with bench.workspaces.checkout(bench.project) as workspace:
         assert await workspace.changes() == []

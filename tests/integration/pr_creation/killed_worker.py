@@ -79,7 +79,7 @@ async def work(asked: dict[str, Any]) -> None:
     if asked["api"]:
         kind, forge = ForgeKind.GITHUB, GitHubForge(PersonalToken(SecretStr(asked["token"])), api_url=asked["api"])
     forge = Mortal(forge, ("open", "decorate", "edit"))
-    redis = Redis(unix_socket_path=asked["redis"], decode_responses=True)
+    redis = Redis.from_url(asked["redis"], decode_responses=True)
     bench = PullRequestBench(
         Path(asked["folder"]),
         repository=repository,

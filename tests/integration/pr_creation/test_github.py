@@ -17,6 +17,8 @@ from corral.errors import AdapterError, ForgeFailed
 from corral.jobs.pr_creation.payload import PrState
 from corral.projects import ForgeKind
 
+_LOOK, _OPEN = r"GET .*/shop$", r"POST .*/pulls$"
+
 
 @pytest.fixture
 def github(tmp_path: Path) -> Iterator[FakeGitHub]:
@@ -108,23 +110,23 @@ async def test_a_pull_request_that_somebody_opened_meanwhile_is_found(
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason", "seconds"),
+    ("where", "answer", "reason", "seconds"),
     [
-        (lambda _request: rate_limited(primary=True, seconds=900), "rate_limited", (880, 902)),
-        (lambda _request: rate_limited(primary=False, seconds=7), "rate_limited", (7, 7)),
-        (lambda _request: Reply(429, b"{}"), "rate_limited", (60, 60)),
+        (_LOOK, lambda _request: rate_limited(primary=True, seconds=900), "rate_limited", (880, 902)),
+        (_OPEN, lambda _request: rate_limited(primary=False, seconds=7), "rate_limited", (7, 7)),
+        (_OPEN, lambda _request: Reply(429, b"{}"), "rate_limited", (60, 60)),
         (
+            _LOOK,
             lambda _request: Reply(403, b'{"message": "You have exceeded a secondary rate limit"}'),
             "rate_limited",
             (60, 60),
         ),
-        (lambda _request: Reply(503, b"<html>", {"Retry-After": "9"}), "unavailable", (9, 9)),
-        (lambda _request: Reply(500, b"{}"), "unavailable", None),
-        (lambda _request: Reply(drop=True), "unreachable", None),
+        (_LOOK, lambda _request: Reply(503, b"<html>", {"Retry-After": "9"}), "unavailable", (9, 9)),
+        (_OPEN, lambda _request: Reply(500, b"{}"), "unavailable", None),
+        (_OPEN, lambda _request: Reply(drop=True), "unreachable", None),
     ],
     ids=["primary", "secondary", "429", "secondary-without-header", "503", "500", "dropped"],
 )
-@pytest.mark.parametrize("where", [r"GET .*/shop$", r"POST .*/pulls$"])
 async def test_what_may_go_away_is_retried_when_github_says(  # noqa: PLR0917  as many as are varied
     bench: PullRequestBench,
     github: FakeGitHub,

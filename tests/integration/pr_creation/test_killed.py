@@ -15,10 +15,10 @@ from redis.asyncio import Redis
 from tests.support.fake_github import TOKEN, FakeGitHub
 from tests.support.pull_requests import PullRequestBench
 from tests.support.repositories import Repository
-from tests.support.valkey import valkey
 
 from corral.adapters.forge.local import LocalForge
 from corral.jobs.pr_creation.payload import PrResult
+from corral.testing.server import EmbeddedServer
 
 _ROOT = Path(__file__).resolve().parents[3]
 
@@ -65,20 +65,19 @@ def workers(asked: dict[str, Any]) -> Iterator[Workers]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["local", "github"])
-async def test_killed_between_every_two_steps(tmp_path: Path, kind: str) -> None:
+async def test_killed_between_every_two_steps(tmp_path: Path, kind: str, corral_private_server: EmbeddedServer) -> None:
     with contextlib.ExitStack() as stack:
         github = stack.enter_context(FakeGitHub(tmp_path)) if kind == "github" else None
         repository = github.repository if github else Repository(tmp_path / "forge")
-        socket = stack.enter_context(valkey())
         asked = {
             "bare": str(repository.bare),
             "address": github.address if github else str(repository.bare),
             "api": github.api_url if github else None,
             "token": TOKEN,
-            "redis": str(socket),
+            "redis": corral_private_server.url,
         }
         started = stack.enter_context(workers(asked))
-        redis = Redis(unix_socket_path=str(socket), decode_responses=True)
+        redis = Redis.from_url(corral_private_server.url, decode_responses=True)
         bench = PullRequestBench(tmp_path / "maker", repository=repository, redis=redis)
         die, places = 0, ["undisturbed"]
         while True:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
+from corral.adapters.forge.local import LocalForge
 from corral.adapters.forge.pacing import Pacer, RedisPacer
 from corral.adapters.forge.port import Forge, Refused
 from corral.adapters.forge.registry import ForgeFactory, Forges
@@ -12,58 +19,121 @@ from corral.projects import ForgeKind
 from corral.settings import Settings
 from corral.wire.commands import RedisCommands
 
+if TYPE_CHECKING:
+    from corral.adapters.forge.github import TokenSource
+
+_HALF_AN_APP: Final = (
+    "a GitHub App needs CORRAL_GITHUB_APP_ID, CORRAL_GITHUB_APP_INSTALLATION_ID and CORRAL_GITHUB_APP_PRIVATE_KEY "
+    "together; some are missing"
+)
+
 
 def make_forges(settings: Settings, redis: RedisCommands) -> Forges:
     """The local forge, and each hosted one that has a token.
 
     A hosted forge's client is imported when the first project needs it.
 
+    Args:
+        settings: Tokens and addresses.
+        redis: Paces all workers together.
+
     Raises:
         ConfigurationError: A GitHub App is set up by halves.
     """
-    factories: dict[ForgeKind, ForgeFactory] = {}
     app = (settings.github_app_id, settings.github_app_installation_id, settings.github_app_private_key)
-    if any(app) and not all(app):
-        raise ConfigurationError(
-            "A GitHub App needs all of CORRAL_GITHUB_APP_ID, CORRAL_GITHUB_APP_INSTALLATION_ID and "
-            "CORRAL_GITHUB_APP_PRIVATE_KEY; some are missing."
+    if any(part is not None for part in app) and any(part is None for part in app):
+        raise ConfigurationError(_HALF_AN_APP)
+    return Forges(_Setup(settings, redis).factories())
+
+
+class _Setup:
+    """Makes forges as the settings say.
+
+    A token is good for one address only: a project that names another one must not be sent it.
+    """
+
+    def __init__(self, settings: Settings, redis: RedisCommands) -> None:
+        self._settings = settings
+        self._redis = redis
+
+    def factories(self) -> dict[ForgeKind, ForgeFactory]:
+        """How each forge is made that there is a token for."""
+        settings = self._settings
+        made: dict[ForgeKind, ForgeFactory] = {ForgeKind.LOCAL: self._local}
+        if settings.github_token is not None or settings.github_app_id is not None:
+            made[ForgeKind.GITHUB] = self._github
+        if settings.gitlab_token is not None:
+            made[ForgeKind.GITLAB] = self._gitlab
+        if settings.gitea_token is not None and settings.gitea_url is not None:
+            made[ForgeKind.GITEA] = self._gitea
+        return made
+
+    def _local(self, _url: str | None) -> Forge:
+        return LocalForge(committer=self._settings.commit_author)
+
+    def _github(self, url: str | None) -> Forge:
+        with _extra():
+            from corral.adapters.forge.github import GitHubForge, PersonalToken  # noqa: PLC0415  needs corral[forge]
+        settings = self._settings
+        address = _checked(ForgeKind.GITHUB, url, settings.github_url)
+        tokens: TokenSource
+        if settings.github_app_id is not None:
+            tokens = self._app(address)
+        else:
+            tokens = PersonalToken(settings.github_token or SecretStr(""))
+        return GitHubForge(tokens, api_url=address, pacer=self._pacer("github", address, tokens.account))
+
+    def _app(self, address: str) -> TokenSource:
+        with _extra():
+            from corral.adapters.forge.github import AppTokens  # noqa: PLC0415  needs corral[forge]
+        settings = self._settings
+        app_id, installation = settings.github_app_id, settings.github_app_installation_id
+        key = settings.github_app_private_key
+        if app_id is None or installation is None or key is None:
+            raise ConfigurationError(_HALF_AN_APP)
+        return AppTokens(app_id=app_id, installation_id=installation, private_key=key, api_url=address)
+
+    def _gitlab(self, url: str | None) -> Forge:
+        with _extra():
+            from corral.adapters.forge.gitlab import GitLabForge  # noqa: PLC0415  needs corral[forge]
+        token = self._settings.gitlab_token or SecretStr("")
+        address = _checked(ForgeKind.GITLAB, url, self._settings.gitlab_url)
+        return GitLabForge(token, url=address, pacer=self._pacer("gitlab", address, _account(token)))
+
+    def _gitea(self, url: str | None) -> Forge:
+        with _extra():
+            from corral.adapters.forge.gitea import GiteaForge  # noqa: PLC0415  needs corral[forge]
+        token = self._settings.gitea_token or SecretStr("")
+        address = _checked(ForgeKind.GITEA, url, self._settings.gitea_url or "")
+        return GiteaForge(token, url=address, pacer=self._pacer("gitea", address, _account(token)))
+
+    def _pacer(self, service: str, address: str, account: str) -> Pacer:
+        return RedisPacer(
+            self._redis,
+            account=f"{urlsplit(address).hostname}:{account}",
+            refused=Refused(service),
+            interval=self._settings.forge_write_interval,
+            per_hour=self._settings.forge_writes_per_hour,
         )
-    if all(app) or settings.github_token is not None:
-        factories[ForgeKind.GITHUB] = lambda url: _github(settings, redis, url)
-    return Forges(factories)
 
 
-def _github(settings: Settings, redis: RedisCommands, url: str | None) -> Forge:
+@contextmanager
+def _extra() -> Iterator[None]:
     try:
-        from corral.adapters.forge.github import (  # noqa: PLC0415 - heavy, and an extra
-            AppTokens,
-            GitHubForge,
-            PersonalToken,
-            TokenSource,
-        )
+        yield
     except ImportError as error:
-        raise ExtraMissing("GitHub needs an extra: pip install 'corral[forge]'") from error
-    address = url or settings.github_url
-    tokens: TokenSource
-    if settings.github_app_id and settings.github_app_installation_id and settings.github_app_private_key:
-        tokens = AppTokens(
-            app_id=settings.github_app_id,
-            installation_id=settings.github_app_installation_id,
-            private_key=settings.github_app_private_key,
-            api_url=address,
+        raise ExtraMissing(
+            f"this forge needs an extra: pip install 'corral[forge]' ({error.name} is missing)"
+        ) from error
+
+
+def _checked(kind: ForgeKind, asked: str | None, have: str) -> str:
+    if asked is not None and asked.rstrip("/") != have.rstrip("/"):
+        raise ConfigurationError(
+            f"the token for {kind.value} is set up for {have}, and the project's forge_url is {asked}"
         )
-    elif settings.github_token is not None:
-        tokens = PersonalToken(settings.github_token)
-    else:
-        raise ConfigurationError("GitHub is not set up: set GITHUB_TOKEN, or the App's id, installation and key.")
-    return GitHubForge(tokens, api_url=address, pacer=_pacer(settings, redis, "github", address, tokens.account))
+    return have
 
 
-def _pacer(settings: Settings, redis: RedisCommands, service: str, address: str, account: str) -> Pacer:
-    return RedisPacer(
-        redis,
-        account=f"{urlsplit(address).hostname}:{account}",
-        refused=Refused(service),
-        interval=settings.forge_write_interval,
-        per_hour=settings.forge_writes_per_hour,
-    )
+def _account(token: SecretStr) -> str:
+    return sha256(token.get_secret_value().encode()).hexdigest()[:12]

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from hashlib import sha256
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
-
-from pydantic import SecretStr
+from typing import Final, Self
 
 from corral.adapters.forge.local import LocalForge
-from corral.adapters.forge.pacing import Pacer, RedisPacer, Unpaced
-from corral.adapters.forge.port import Forge, Refused
+from corral.adapters.forge.port import Forge
 from corral.adapters.git import GitRemote
-from corral.errors import AdapterError, ConfigurationError, ExtraMissing
+from corral.errors import AdapterError, ConfigurationError
 from corral.projects import ForgeKind, Project
-from corral.settings import Settings
-from corral.wire.commands import RedisCommands
-
-if TYPE_CHECKING:
-    from corral.adapters.forge.github import TokenSource
 
 ForgeFactory = Callable[[str | None], Forge]
 """Makes a forge for an API address; None is the public one."""
@@ -45,16 +36,6 @@ class Forges:
             **(factories or {}),
         }
         self._made: dict[tuple[ForgeKind, str | None], Forge] = {}
-
-    @classmethod
-    def from_settings(cls, settings: Settings, redis: RedisCommands | None = None) -> Forges:
-        """The forges that the settings have tokens for, and the local one.
-
-        Args:
-            settings: Tokens and addresses.
-            redis: Paces all workers together; None: nothing is paced.
-        """
-        return cls(_Setup(settings, redis).factories())
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,99 +78,3 @@ class Forges:
         for forge in made:
             with suppress(AdapterError, OSError):
                 await forge.aclose()
-
-
-class _Setup:
-    """Makes forges as the settings say.
-
-    A token is good for one address only: a project that names another one must not be sent it.
-    """
-
-    def __init__(self, settings: Settings, redis: RedisCommands | None) -> None:
-        self._settings = settings
-        self._redis = redis
-
-    def factories(self) -> dict[ForgeKind, ForgeFactory]:
-        """How each forge is made that there is a token for."""
-        settings = self._settings
-        made: dict[ForgeKind, ForgeFactory] = {ForgeKind.LOCAL: self._local}
-        if settings.github_token is not None or settings.github_app_id is not None:
-            made[ForgeKind.GITHUB] = self._github
-        if settings.gitlab_token is not None:
-            made[ForgeKind.GITLAB] = self._gitlab
-        if settings.gitea_token is not None and settings.gitea_url is not None:
-            made[ForgeKind.GITEA] = self._gitea
-        return made
-
-    def _local(self, _url: str | None) -> Forge:
-        return LocalForge(committer=self._settings.commit_author)
-
-    def _github(self, url: str | None) -> Forge:
-        with _extra():
-            from corral.adapters.forge.github import GitHubForge, PersonalToken  # noqa: PLC0415  needs corral[forge]
-        settings = self._settings
-        address = _checked(ForgeKind.GITHUB, url, settings.github_url)
-        tokens = self._app(address) if settings.github_token is None else PersonalToken(settings.github_token)
-        return GitHubForge(tokens, api_url=address, pacer=self._pacer("github", tokens.account))
-
-    def _app(self, address: str) -> TokenSource:
-        with _extra():
-            from corral.adapters.forge.github import AppTokens  # noqa: PLC0415  needs corral[forge]
-        settings = self._settings
-        app_id, installation, key = (
-            settings.github_app_id,
-            settings.github_app_installation_id,
-            settings.github_app_private_key,
-        )
-        if app_id is None or installation is None or key is None:
-            raise ConfigurationError(
-                "a GitHub App needs github_app_id, github_app_installation_id and github_app_private_key together"
-            )
-        return AppTokens(app_id=app_id, installation_id=installation, private_key=key, api_url=address)
-
-    def _gitlab(self, url: str | None) -> Forge:
-        with _extra():
-            from corral.adapters.forge.gitlab import GitLabForge  # noqa: PLC0415  needs corral[forge]
-        token = self._settings.gitlab_token or SecretStr("")
-        address = _checked(ForgeKind.GITLAB, url, self._settings.gitlab_url)
-        return GitLabForge(token, url=address, pacer=self._pacer("gitlab", _account(token)))
-
-    def _gitea(self, url: str | None) -> Forge:
-        with _extra():
-            from corral.adapters.forge.gitea import GiteaForge  # noqa: PLC0415  needs corral[forge]
-        token = self._settings.gitea_token or SecretStr("")
-        address = _checked(ForgeKind.GITEA, url, self._settings.gitea_url or "")
-        return GiteaForge(token, url=address, pacer=self._pacer("gitea", _account(token)))
-
-    def _pacer(self, service: str, account: str) -> Pacer:
-        if self._redis is None:
-            return Unpaced()
-        return RedisPacer(
-            self._redis,
-            account=f"{service}:{account}",
-            refused=Refused(service),
-            interval=self._settings.forge_write_interval,
-            per_hour=self._settings.forge_writes_per_hour,
-        )
-
-
-@contextmanager
-def _extra() -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise ExtraMissing(
-            f"this forge needs an extra: pip install 'corral[forge]' ({error.name} is missing)"
-        ) from error
-
-
-def _checked(kind: ForgeKind, asked: str | None, have: str) -> str:
-    if asked is not None and asked.rstrip("/") != have.rstrip("/"):
-        raise ConfigurationError(
-            f"the token for {kind.value} is set up for {have}, and the project's forge_url is {asked}"
-        )
-    return have
-
-
-def _account(token: SecretStr) -> str:
-    return sha256(token.get_secret_value().encode()).hexdigest()[:12]

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+from tests.support.memory_redis import MemoryRedis
+
+from corral.errors import ConfigurationError, UnknownProject
+from corral.projects import ForgeKind, Project, ProjectStore
+
+
+@pytest.mark.parametrize(
+    ("repository", "forge"),
+    [
+        ("/srv/git/shop.git", ForgeKind.LOCAL),
+        ("file:///srv/git/shop.git", ForgeKind.LOCAL),
+        ("https://github.com/acme/shop", ForgeKind.GITHUB),
+        ("https://gitlab.com/acme/group/shop.git", ForgeKind.GITLAB),
+        ("https://codeberg.org/acme/shop", ForgeKind.GITEA),
+    ],
+)
+def test_the_forge_is_guessed(repository: str, forge: ForgeKind) -> None:
+    assert Project(id="shop", repository=repository).forge is forge
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"repository": "https://user:secret@github.com/a/b"}, "holds a user name or a token"),
+        ({"repository": "https://git.example.org/a/b"}, "can't tell which forge"),
+        ({"repository": "git@github.com:a/b.git"}, "expected https"),
+        ({"repository": "ext::sh -c id"}, "expected https"),
+        ({"repository": "ssh://git@github.com/a/b"}, "holds a user name or a token"),
+        ({"repository": "relative/path"}, "absolute path"),
+        ({"repository": "/srv/x", "forge": "github"}, "needs an https address"),
+        ({"repository": "https://github.com/a/b", "forge": "local"}, "needs a path"),
+        ({"repository": "/srv/x", "protected_paths": ("/abs",)}, "inside the repository"),
+        ({"repository": "/srv/x", "id": "../x"}, "pattern"),
+        ({"repository": "/srv/x", "unknown": 1}, "Extra inputs"),
+    ],
+)
+def test_what_does_not_fit_is_told(fields: dict[str, object], told: str) -> None:
+    with pytest.raises(ValidationError, match=told) as raised:
+        Project.model_validate({"id": "shop", **fields})
+    assert told in str(raised.value)
+
+
+async def test_projects_are_added_once_listed_replaced_and_removed() -> None:
+    store = ProjectStore(MemoryRedis())
+    shop = Project(id="shop", repository="/srv/shop.git")
+    blog = Project(id="blog", repository="/srv/blog.git", test_command="pytest")
+    await store.add(shop)
+    await store.add(blog)
+    with pytest.raises(ConfigurationError, match="registered already"):
+        await store.add(shop)
+    assert [project.id for project in await store.list()] == ["blog", "shop"]
+    assert await store.get("blog") == blog
+    changed = shop.model_copy(update={"default_branch": "trunk"})
+    await store.add(changed, replace=True)
+    assert await store.get("shop") == changed
+    await store.remove("shop")
+    with pytest.raises(UnknownProject, match="corral project add"):
+        await store.get("shop")
+    with pytest.raises(UnknownProject):
+        await store.remove("shop")
