@@ -165,6 +165,9 @@ def _head(name: str, keys: Sequence[str], arguments: int) -> bytes:
     return start + b"".join(bulk(key.encode()) for key in keys)
 
 
+_FINISH_FIELDS = {"completed": bulk(b"returnvalue"), "failed": bulk(b"failedReason")}
+
+
 class QueueScripts:
     """The scripts of one queue, over one pipe."""
 
@@ -185,6 +188,11 @@ class QueueScripts:
         }
         self._finish_tails = {
             target: bulk(k.metrics(target).encode()) + bulk(k.marker.encode()) for target in ("completed", "failed")
+        }
+        self._finish_ends = {
+            (target, fetch): bulk(target.encode()) + bulk(b"1" if fetch else b"") + self._base
+            for target in ("completed", "failed")
+            for fetch in (True, False)
         }
         add_keys: dict[str, tuple[str, ...]] = {
             "addStandardJob": (k.wait, k.paused, k.meta, k.id, k.completed, k.delayed, k.active, k.events, k.marker),
@@ -317,8 +325,7 @@ class QueueScripts:
         Args:
             target: ``completed`` or ``failed``.
             value: The result as JSON, or the failure's reason as text.
-            options: msgpack of token, keepJobs, limiter, lockDuration, attempts, maxMetricsSize, the failure flags of
-                a flow's child, name.
+            options: As ``bulk`` of msgpack: token, keepJobs, lockDuration, attempts, maxMetricsSize, name.
             changed: msgpack of a flat list of the hash's fields to set.
 
         Wire:
@@ -326,22 +333,16 @@ class QueueScripts:
             a claim, 0, or a negative ``Code``.
         """
         raw_id = job_id.encode("utf-8", "surrogateescape")
-        parts = [
-            self._finish_heads[target, 8 if changed is None else 9],
-            bulk(self._job_base + raw_id),
-            self._finish_tails[target],
-            bulk(raw_id),
-            bulk(b"%d" % now_ms()),
-            b"$11\r\nreturnvalue\r\n" if target == "completed" else b"$12\r\nfailedReason\r\n",
-            bulk(value),
-            bulk(target.encode()),
-            b"$1\r\n1\r\n" if fetch_next else b"$0\r\n\r\n",
-            self._base,
-            bulk(options),
-        ]
-        if changed is not None:
-            parts.append(bulk(changed))
-        return b"".join(parts)
+        size = len(raw_id)
+        # One formatting of bytes costs half of what its parts cost apart, and every job passes here. A time in ms has
+        # 13 digits until the year 2286.
+        command = b"%b$%d\r\n%b%b\r\n%b$%d\r\n%b\r\n$13\r\n%d\r\n%b$%d\r\n%b\r\n%b%b" % (
+            *(self._finish_heads[target, 8 if changed is None else 9], len(self._job_base) + size, self._job_base, raw_id),
+            *(self._finish_tails[target], size, raw_id),
+            *(now_ms(), _FINISH_FIELDS[target], len(value), value),
+            *(self._finish_ends[target, fetch_next], options),
+        )
+        return command if changed is None else command + bulk(changed)
 
     async def delay_again(
         self, job_id: str, *, token: str, delay_ms: int, changed: Sequence[str], skip_attempt: bool = False
