@@ -202,6 +202,7 @@ class QueueScripts:
             "addDelayedJob": (k.marker, k.meta, k.id, k.delayed, k.completed, k.events),
             "addParentJob": (k.meta, k.id, k.delayed, k.waiting_children, k.completed, k.events),
         }  # fmt: skip
+        self._plain_firsts: dict[str, bytes] = {}
         self._add_heads = {name: _head(name, names, 3) for name, names in add_keys.items()}
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Part]) -> Reply:
@@ -281,21 +282,38 @@ class QueueScripts:
             called = "addPrioritizedJob"
         else:
             called = "addStandardJob"
-        parent_key = f"{parent['queueKey']}:{parent['id']}" if parent else None
-        first = packed(
-            [
-                self.keys.base,
-                job_id,
-                name,
-                timestamp_ms,
-                parent_key,
-                f"{parent_key}:dependencies" if parent_key else None,
-                parent,
-                None,
-                self.keys.deduplication(deduplication_id) if deduplication_id else None,
-            ]
+        if parent is None and deduplication_id is None and not job_id:
+            first = self._plain_first(name, timestamp_ms)
+        else:
+            parent_key = f"{parent['queueKey']}:{parent['id']}" if parent else None
+            first = packed(
+                [
+                    self.keys.base,
+                    job_id,
+                    name,
+                    timestamp_ms,
+                    parent_key,
+                    f"{parent_key}:dependencies" if parent_key else None,
+                    parent,
+                    None,
+                    self.keys.deduplication(deduplication_id) if deduplication_id else None,
+                ]
+            )
+        return called, b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            *(self._add_heads[called], len(first), first),
+            *(len(data), data, len(options), options),
         )
-        return called, b"".join((self._add_heads[called], bulk(first), bulk(data), bulk(options)))
+
+    def _plain_first(self, name: str, timestamp_ms: int) -> bytes:
+        """The first argument of a job that has neither id nor parent nor deduplication: only the time changes."""
+        head = self._plain_firsts.get(name)
+        if head is None:
+            if len(self._plain_firsts) > 64:
+                self._plain_firsts.clear()
+            whole = packed([self.keys.base, "", name, 0, *[None] * 5])
+            head = self._plain_firsts[name] = whole[:-6]
+        # msgpack's uint 64, then five nils (source: the msgpack specification).
+        return b"%b\xcf%b\xc0\xc0\xc0\xc0\xc0" % (head, timestamp_ms.to_bytes(8, "big"))
 
     # --- the worker's round trips
 
@@ -337,7 +355,8 @@ class QueueScripts:
         # One formatting of bytes costs half of what its parts cost apart, and every job passes here. A time in ms has
         # 13 digits until the year 2286.
         command = b"%b$%d\r\n%b%b\r\n%b$%d\r\n%b\r\n$13\r\n%d\r\n%b$%d\r\n%b\r\n%b%b" % (
-            *(self._finish_heads[target, 8 if changed is None else 9], len(self._job_base) + size, self._job_base, raw_id),
+            self._finish_heads[target, 8 if changed is None else 9],
+            *(len(self._job_base) + size, self._job_base, raw_id),
             *(self._finish_tails[target], size, raw_id),
             *(now_ms(), _FINISH_FIELDS[target], len(value), value),
             *(self._finish_ends[target, fetch_next], options),
