@@ -336,9 +336,8 @@ class Corral:
             StoreUnavailable: Redis can't be reached; when the connection broke before the answer, the job may have
                 been added: an id of one's own makes adding it again safe.
         """
-        queue = await self._queue(job_type)
-        options = options_from(
-            queue.spec.defaults,
+        queue = self._queue_now(job_type) if self._pipe is not None else await self._queue(job_type)
+        options = queue.options(
             {
                 "priority": priority,
                 "delay": delay,
@@ -352,7 +351,7 @@ class Corral:
                 "keep_failed": keep_failed,
                 "keep_logs": keep_logs,
                 "trace_context": trace_context,
-            },
+            }
         )
         return await queue.add(data, options)
 
@@ -367,7 +366,7 @@ class Corral:
             PayloadInvalid: A payload doesn't fit; says which. Nothing reached Redis.
         """
         queue = await self._queue(job_type)
-        return await queue.add_many(items, options_from(queue.spec.defaults, options))
+        return await queue.add_many(items, queue.options(options))
 
     async def add_flow(self, flow: Flow) -> FlowJob:
         """Add a tree of jobs, all or none; a parent starts when its children have ended.

@@ -42,6 +42,8 @@ _ALL_STATES = (
     JobState.COMPLETED,
 )
 _CLEAN_BATCH = 1_000
+#: Producers give the same few options again and again: checking and packing them each time cost a third of an add.
+_KEPT_OPTIONS = 256
 _RECONNECT_PATIENCE_S = 5.0
 #: A request to cancel outlives the longest sensible silence of a worker, and not much more.
 _CANCEL_TTL_S = 3600
@@ -61,9 +63,30 @@ class Queue:
         self.keys = QueueKeys(prefix, spec.name)
         self.scripts = QueueScripts(pipe, self.keys)
         self._pipe = pipe
+        self._options: dict[tuple[tuple[str, Any], ...], JobOptions] = {}
         self._packed_options: dict[JobOptions, bytes] = {}
 
     # --- adding
+
+    def options(self, given: Mapping[str, Any]) -> JobOptions:
+        """The job type's defaults, with the producer's values over them; None stands for what is not given.
+
+        Raises:
+            PayloadInvalid: An option is unknown or doesn't fit.
+        """
+        overrides = tuple((name, value) for name, value in given.items() if value is not None)
+        if not overrides:
+            return self.spec.defaults
+        try:
+            known = self._options.get(overrides)
+        except TypeError:  # what can't be hashed is no option's value: say so
+            return options_from(self.spec.defaults, dict(overrides))
+        if known is not None:
+            return known
+        made = options_from(self.spec.defaults, dict(overrides))
+        if made.is_plain and len(self._options) < _KEPT_OPTIONS:
+            self._options[overrides] = made
+        return made
 
     async def add(self, data: Any, options: JobOptions) -> QueuedJob[Any]:
         """Add one job.
@@ -158,7 +181,7 @@ class Queue:
             return encode_options(options.to_wire(delay_ms))
         packed = self._packed_options.get(options)
         if packed is None:
-            if len(self._packed_options) > 256:
+            if len(self._packed_options) > _KEPT_OPTIONS:
                 self._packed_options.clear()
             packed = self._packed_options[options] = encode_options(options.to_wire(0))
         return packed

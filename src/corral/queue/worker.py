@@ -31,7 +31,7 @@ from corral.queue.scheduler import schedule_next
 from corral.queue.status import CANCELLED_PREFIX, user_of
 from corral.wire.codec import JobRecord, decode_json, instant, packed
 from corral.wire.pipe import ConnectionLost, Pipe, Reply, ReplyError, pack
-from corral.wire.scripts import NOTHING, Claim, Code, check_code, now_ms, read_claim
+from corral.wire.scripts import NOTHING, Claim, Code, bulk, check_code, now_ms, read_claim
 
 logger = logging.getLogger("corral.queue")
 
@@ -805,11 +805,11 @@ class Worker:
             "maxMetricsSize": self._settings.metrics_minutes or "",
             "name": self.name,
         }
-        trimming = packed({**common, "keepJobs": keep})
+        trimming = bulk(packed({**common, "keepJobs": keep}))
         age = keep.get("age")
         if not isinstance(age, int | float) or age < TRIM_AGE_S:
             return trimming, trimming
-        return packed({**common, "keepJobs": {"count": keep.get("count", -1)}}), trimming
+        return bulk(packed({**common, "keepJobs": {"count": keep.get("count", -1)}})), trimming
 
 
 class _Interrupted(Exception):  # noqa: N818 - a condition, not an error of anybody's

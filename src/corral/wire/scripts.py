@@ -165,6 +165,9 @@ def _head(name: str, keys: Sequence[str], arguments: int) -> bytes:
     return start + b"".join(bulk(key.encode()) for key in keys)
 
 
+_FINISH_FIELDS = {"completed": bulk(b"returnvalue"), "failed": bulk(b"failedReason")}
+
+
 class QueueScripts:
     """The scripts of one queue, over one pipe."""
 
@@ -186,6 +189,11 @@ class QueueScripts:
         self._finish_tails = {
             target: bulk(k.metrics(target).encode()) + bulk(k.marker.encode()) for target in ("completed", "failed")
         }
+        self._finish_ends = {
+            (target, fetch): bulk(target.encode()) + bulk(b"1" if fetch else b"") + self._base
+            for target in ("completed", "failed")
+            for fetch in (True, False)
+        }
         add_keys: dict[str, tuple[str, ...]] = {
             "addStandardJob": (k.wait, k.paused, k.meta, k.id, k.completed, k.delayed, k.active, k.events, k.marker),
             "addPrioritizedJob": (
@@ -194,6 +202,7 @@ class QueueScripts:
             "addDelayedJob": (k.marker, k.meta, k.id, k.delayed, k.completed, k.events),
             "addParentJob": (k.meta, k.id, k.delayed, k.waiting_children, k.completed, k.events),
         }  # fmt: skip
+        self._plain_firsts: dict[str, bytes] = {}
         self._add_heads = {name: _head(name, names, 3) for name, names in add_keys.items()}
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Part]) -> Reply:
@@ -273,21 +282,38 @@ class QueueScripts:
             called = "addPrioritizedJob"
         else:
             called = "addStandardJob"
-        parent_key = f"{parent['queueKey']}:{parent['id']}" if parent else None
-        first = packed(
-            [
-                self.keys.base,
-                job_id,
-                name,
-                timestamp_ms,
-                parent_key,
-                f"{parent_key}:dependencies" if parent_key else None,
-                parent,
-                None,
-                self.keys.deduplication(deduplication_id) if deduplication_id else None,
-            ]
+        if parent is None and deduplication_id is None and not job_id:
+            first = self._plain_first(name, timestamp_ms)
+        else:
+            parent_key = f"{parent['queueKey']}:{parent['id']}" if parent else None
+            first = packed(
+                [
+                    self.keys.base,
+                    job_id,
+                    name,
+                    timestamp_ms,
+                    parent_key,
+                    f"{parent_key}:dependencies" if parent_key else None,
+                    parent,
+                    None,
+                    self.keys.deduplication(deduplication_id) if deduplication_id else None,
+                ]
+            )
+        return called, b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            *(self._add_heads[called], len(first), first),
+            *(len(data), data, len(options), options),
         )
-        return called, b"".join((self._add_heads[called], bulk(first), bulk(data), bulk(options)))
+
+    def _plain_first(self, name: str, timestamp_ms: int) -> bytes:
+        """The first argument of a job that has neither id nor parent nor deduplication: only the time changes."""
+        head = self._plain_firsts.get(name)
+        if head is None:
+            if len(self._plain_firsts) > 64:
+                self._plain_firsts.clear()
+            whole = packed([self.keys.base, "", name, 0, *[None] * 5])
+            head = self._plain_firsts[name] = whole[:-6]
+        # msgpack's uint 64, then five nils (source: the msgpack specification).
+        return b"%b\xcf%b\xc0\xc0\xc0\xc0\xc0" % (head, timestamp_ms.to_bytes(8, "big"))
 
     # --- the worker's round trips
 
@@ -317,8 +343,7 @@ class QueueScripts:
         Args:
             target: ``completed`` or ``failed``.
             value: The result as JSON, or the failure's reason as text.
-            options: msgpack of token, keepJobs, limiter, lockDuration, attempts, maxMetricsSize, the failure flags of
-                a flow's child, name.
+            options: As ``bulk`` of msgpack: token, keepJobs, lockDuration, attempts, maxMetricsSize, name.
             changed: msgpack of a flat list of the hash's fields to set.
 
         Wire:
@@ -326,22 +351,17 @@ class QueueScripts:
             a claim, 0, or a negative ``Code``.
         """
         raw_id = job_id.encode("utf-8", "surrogateescape")
-        parts = [
+        size = len(raw_id)
+        # One formatting of bytes costs half of what its parts cost apart, and every job passes here. A time in ms has
+        # 13 digits until the year 2286.
+        command = b"%b$%d\r\n%b%b\r\n%b$%d\r\n%b\r\n$13\r\n%d\r\n%b$%d\r\n%b\r\n%b%b" % (
             self._finish_heads[target, 8 if changed is None else 9],
-            bulk(self._job_base + raw_id),
-            self._finish_tails[target],
-            bulk(raw_id),
-            bulk(b"%d" % now_ms()),
-            b"$11\r\nreturnvalue\r\n" if target == "completed" else b"$12\r\nfailedReason\r\n",
-            bulk(value),
-            bulk(target.encode()),
-            b"$1\r\n1\r\n" if fetch_next else b"$0\r\n\r\n",
-            self._base,
-            bulk(options),
-        ]
-        if changed is not None:
-            parts.append(bulk(changed))
-        return b"".join(parts)
+            *(len(self._job_base) + size, self._job_base, raw_id),
+            *(self._finish_tails[target], size, raw_id),
+            *(now_ms(), _FINISH_FIELDS[target], len(value), value),
+            *(self._finish_ends[target, fetch_next], options),
+        )
+        return command if changed is None else command + bulk(changed)
 
     async def delay_again(
         self, job_id: str, *, token: str, delay_ms: int, changed: Sequence[str], skip_attempt: bool = False
