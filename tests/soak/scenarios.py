@@ -216,7 +216,12 @@ class Outages:
                 asyncio.create_task(trickle(corral, queue, stop, seconds=seconds, pause=0.02)) for _ in range(producers)
             ]
             for name in disturbances:
-                await self._disturb(name)
+                try:
+                    await self._disturb(name)
+                except AssertionError:
+                    for task in adding:
+                        task.print_stack()  # a producer that hangs, or that died, explains much
+                    raise
             stop.set()
             acknowledged = {job_id for ids in await asyncio.gather(*adding) for job_id in ids}
         await self._settle(queue)
