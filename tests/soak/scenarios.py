@@ -76,20 +76,13 @@ async def rolling_restarts(crew: Crew, *, jobs: int, restarts: int, workers: int
         for _ in range(workers):
             await crew.hire()
         ids: list[str] = []
-
-        async def load() -> None:
-            for _ in range(restarts):
-                ids.extend(await add(corral, queue, jobs // restarts, seconds=seconds))
-                await asyncio.sleep(0)
-
-        loading = asyncio.create_task(load())
         for _ in range(restarts):
+            ids += await add(corral, queue, jobs // restarts, seconds=seconds)
             oldest = crew.workers[0]
             newer = asyncio.create_task(crew.hire())
             await until_active(crew, oldest.pid)
             assert await crew.dismiss(oldest) == 0, oldest.log
             await newer
-        await loading
         await crew.wait_until_done(queue, len(ids))
         await crew.assert_each_completed_once(queue, ids)
         ended = Counter(entry.id for entry in crew.ledger("end"))
