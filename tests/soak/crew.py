@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from redis.asyncio import Redis
+from tests.interop.driver import PACKAGES, node_program
 
 from corral.wire.connection import open_client
 
@@ -137,6 +138,25 @@ class Crew:
             [sys.executable, "-m", "tests.soak.worker_program", json.dumps(settings)],
             self.folder / f"worker-{self._number}.log",
         )
+        await worker.start()
+        self.workers.append(worker)
+        return worker
+
+    async def hire_node(self, **config: Any) -> WorkerProcess:
+        """Start one more worker, of Node's BullMQ."""
+        node = node_program()
+        assert node is not None, "Node is missing: `make` installs it"
+        self._number += 1
+        settings = {
+            "url": self.direct_url or self.url,
+            "prefix": self.prefix,
+            "queues": list(self.queues),
+            "ledger": str(self.folder / f"ledger-{self._number}.jsonl"),
+            "packages": str(PACKAGES),
+            **config,
+        }
+        script = Path(__file__).with_name("node_worker.mjs")
+        worker = WorkerProcess([node, str(script), json.dumps(settings)], self.folder / f"worker-{self._number}.log")
         await worker.start()
         self.workers.append(worker)
         return worker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -257,3 +258,37 @@ class Outages:
 
 def _outages_logged(worker: WorkerProcess) -> tuple[int, int]:
     return worker.log.count("Redis is away"), worker.log.count("Redis is back after")
+
+
+async def rate_limited(crew: Crew, *, jobs: int, limit: int, window: timedelta) -> float:
+    """Run jobs under a limit, by two of Corral's workers and one of Node's; seconds from first start to last."""
+    (queue,) = crew.queues
+    async with producer(crew) as corral:
+        await crew.hire()  # keeps the limit with the queue, where Node's worker looks
+        await asyncio.gather(crew.hire(), crew.hire_node())
+        await corral.pause_queue(queue)
+        await corral.add_jobs(queue, [{"seconds": 0.01}] * jobs)
+        await asyncio.sleep(2 * window.total_seconds())  # no window is open from before
+        await corral.resume_queue(queue)
+        await crew.wait_until_done(queue, jobs, within_s=60 + 2 * jobs / limit * window.total_seconds())
+    starts = [entry.at for entry in crew.ledger("start")]
+    assert len(starts) == jobs
+    # In any stretch of one window's length lie at most two windows' jobs, whatever the phase.
+    for first, last in zip(starts, starts[2 * limit :], strict=False):
+        assert last - first >= window.total_seconds() * 0.9, f"{2 * limit + 1} starts within {last - first:.3f} s"
+    by = Counter(entry.pid for entry in crew.ledger("start"))
+    assert len(by) == 3, f"not every worker had a share: {by}"
+    return starts[-1] - starts[0]
+
+
+async def commands_spent(server: EmbeddedServer, period: timedelta) -> Counter[str]:
+    """Which commands clients send to a server in a while in which nothing happens, as the server counts them."""
+
+    def count() -> Counter[str]:
+        reply = server.command("INFO", "commandstats")
+        found = re.findall(r"cmdstat_([^:]+):calls=(\d+)", reply)
+        return Counter({name: int(calls) for name, calls in found if name not in {"info", "config|resetstat"}})
+
+    await asyncio.to_thread(server.command, "CONFIG", "RESETSTAT")
+    await asyncio.sleep(period.total_seconds())
+    return await asyncio.to_thread(count)
