@@ -19,7 +19,8 @@ from typing import Any, Self, cast
 from redis.asyncio import Redis
 from tests.interop.driver import PACKAGES, node_program
 
-from corral.wire.connection import open_client
+from corral.errors import StoreError
+from corral.wire.connection import open_client, translate_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,19 @@ class Crew:
             if error is not None:
                 print(f"--- log of worker {worker.pid}\n{worker.log[-6000:]}")  # noqa: T201 - shown with the failure
         await self._redis.aclose()
+
+    async def reconnect(self) -> None:
+        """Begin anew with the test's own client, as soon as somebody serves the queue's keys again."""
+        while True:
+            await self._redis.aclose()
+            self._redis = open_client(self.direct_url or self.url)
+            try:
+                with translate_errors():
+                    await self._redis.set(self.key("reconnected"), "1")  # a write: a replica does not do
+            except StoreError:
+                await asyncio.sleep(0.1)
+            else:
+                return
 
     def key(self, queue: str, *parts: str) -> str:
         return ":".join((self.prefix, queue, *parts))

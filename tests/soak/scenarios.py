@@ -8,7 +8,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from tests.soak.crew import Crew, WorkerProcess, eventually
 
 from corral import Corral, Settings
+from corral.errors import StoreUnavailable
 from corral.testing import EmbeddedServer, TcpProxy
 from corral.wire.pipe import ANSWER_TIMEOUT_S
 
@@ -292,3 +293,43 @@ async def commands_spent(server: EmbeddedServer, period: timedelta) -> Counter[s
     await asyncio.to_thread(server.command, "CONFIG", "RESETSTAT")
     await asyncio.sleep(period.total_seconds())
     return await asyncio.to_thread(count)
+
+
+async def failover(crew: Crew, kill_primary: Callable[[], Awaitable[None]], *, seconds: float = 0.1) -> float:
+    """Kill the primary under load; seconds until jobs start again.
+
+    Redis replicates without waiting, so what was written in its last moment may be gone with it: what counts is all
+    that was acknowledged a second before, and that whatever is there ends once.
+    """
+    (queue,) = crew.queues
+    stop = asyncio.Event()
+    acknowledged: dict[str, float] = {}
+    async with producer(crew) as corral:
+
+        async def trickle_timed() -> None:
+            while not stop.is_set():
+                try:
+                    acknowledged[(await corral.add_job(queue, {"seconds": seconds})).id] = time.time()
+                except StoreUnavailable:
+                    await asyncio.sleep(0.1)
+                await asyncio.sleep(0.02)
+
+        adding = asyncio.create_task(trickle_timed())
+        await crew.wait_for_entries("start", 60)
+        killed = time.time()
+        await kill_primary()
+        await crew.reconnect()
+        after = killed + 1.0  # by then nobody takes the dead primary's jobs for news
+        await eventually(lambda: any(entry.at > after for entry in crew.ledger("start")), "a start after the failover")
+        back = next(entry.at for entry in crew.ledger("start") if entry.at > after) - killed
+        more = len(crew.ledger("end")) + 30
+        await crew.wait_for_entries("end", more)
+        stop.set()
+        await adding
+    while sum(found for name, found in (await crew.state_counts(queue)).items() if name not in {"completed", "failed"}):
+        await asyncio.sleep(0.05)
+    outcomes = await crew.outcomes(queue)
+    safe = {job_id for job_id, at in acknowledged.items() if not killed - 1 < at < killed + 0.5}
+    assert safe - outcomes.keys() == set(), "jobs that had been there for a second are lost"
+    await crew.assert_each_completed_once(queue, outcomes)
+    return back
