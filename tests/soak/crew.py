@@ -98,6 +98,8 @@ class Crew:
     config: dict[str, Any] = field(default_factory=dict)
     workers: list[WorkerProcess] = field(default_factory=list)
     _number: int = 0
+    _read: dict[Path, int] = field(default_factory=dict)
+    _entries: list[Entry] = field(default_factory=list)
 
     @property
     def redis(self) -> Redis:
@@ -183,14 +185,16 @@ class Crew:
 
     def ledger(self, event: str | None = None, job_id: str | None = None) -> list[Entry]:
         """What all handlers wrote, by time."""
-        entries = []
         for path in self.folder.glob("ledger-*.jsonl"):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                with suppress(json.JSONDecodeError):  # the last line, while it is written
-                    entries.append(Entry(**json.loads(line)))
-        return sorted(
-            (e for e in entries if event in {None, e.event} and job_id in {None, e.id}), key=lambda entry: entry.at
-        )
+            offset = self._read.get(path, 0)
+            with path.open("rb") as file:
+                file.seek(offset)
+                new = file.read()
+            complete = new.rfind(b"\n") + 1  # the last line may be in the middle of being written
+            self._entries += [Entry(**json.loads(line)) for line in new[:complete].splitlines()]
+            self._read[path] = offset + complete
+        found = [e for e in self._entries if event in {None, e.event} and job_id in {None, e.id}]
+        return sorted(found, key=lambda entry: entry.at)
 
     async def wait_for_entries(
         self, event: str, count: int, *, within_s: float = 60, job_id: str | None = None

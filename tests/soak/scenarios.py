@@ -333,3 +333,23 @@ async def failover(crew: Crew, kill_primary: Callable[[], Awaitable[None]], *, s
     assert safe - outcomes.keys() == set(), "jobs that had been there for a second are lost"
     await crew.assert_each_completed_once(queue, outcomes)
     return back
+
+
+async def freeze_storm(crew: Crew, *, jobs: int, freezes: int, workers: int, seconds: float, lease_s: float) -> None:
+    """SIGSTOP workers for longer than their lease, again and again: the others' results stand."""
+    (queue,) = crew.queues
+    async with producer(crew) as corral:
+        await asyncio.gather(*(crew.hire(lease_s=lease_s, max_crashes=1000) for _ in range(workers)))
+        ids: list[str] = []
+        for _ in range(freezes):
+            ids += await add(corral, queue, jobs // freezes, seconds=seconds)
+            victim = random.choice(crew.workers)  # noqa: S311 - any will do
+            await until_active(crew, victim.pid)
+            victim.send(signal.SIGSTOP)
+            await asyncio.sleep(lease_s + 6)  # the lease, and two sweeps of the others
+            victim.send(signal.SIGCONT)
+        await crew.wait_until_done(queue, len(ids), within_s=120)
+        await crew.assert_each_completed_once(queue, ids)
+        for worker in crew.workers:
+            assert worker.process is not None
+            assert worker.process.returncode is None, worker.log
