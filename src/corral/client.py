@@ -93,7 +93,7 @@ class Corral:
 
         For a second event loop or a forked process; a ``Corral`` belongs to one.
         """
-        other = Corral(self._url, prefix=self.prefix, settings=self.settings)
+        other = Corral(self._url, prefix=self.prefix, settings=self.settings, job_types=())
         other._types = self._types
         return other
 

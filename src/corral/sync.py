@@ -32,12 +32,6 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from corral.client import Corral
 from corral.errors import ConfigurationError
-from corral.jobs.code_generation.payload import CodeGeneration
-from corral.jobs.codebase_indexing.payload import CodebaseIndexing, IndexingResult
-from corral.jobs.job_type import JobType
-from corral.jobs.pr_creation.payload import PrCreation, PrResult
-from corral.jobs.test_execution.payload import TestExecution
-from corral.jobs.test_execution.report import TestReport
 from corral.queue.definition import JobTypeSpec
 from corral.queue.events import QueueEvent
 from corral.queue.status import QueuedJob
@@ -89,11 +83,21 @@ class _Portal:
         for corral in list(_open):
             with suppress(Exception):
                 corral.close()
+        with suppress(Exception):
+            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result(_CLOSE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_S)
         if not self._thread.is_alive():
             self._loop.close()
         self._loop = self._thread = None
+
+
+async def _cancel_others() -> None:
+    """End what still runs in this loop, as ``asyncio.run`` would."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 _portal = _Portal()
@@ -260,12 +264,7 @@ async def _end(events: AsyncIterator[QueueEvent]) -> None:
 @functools.cache
 def default() -> SyncCorral:
     """The instance that the functions below use: the four job types, and settings from the environment."""
-    corral = Corral()
-    corral.declare(JobType.CODE_GENERATION, payload=CodeGeneration)
-    corral.declare(JobType.TEST_EXECUTION, payload=TestExecution, result=TestReport)
-    corral.declare(JobType.PR_CREATION, payload=PrCreation, result=PrResult)
-    corral.declare(JobType.CODEBASE_INDEXING, payload=CodebaseIndexing, result=IndexingResult)
-    return SyncCorral(corral)
+    return SyncCorral(Corral())
 
 
 def _on_default(method: Callable[Concatenate[SyncCorral, P], R]) -> Callable[P, R]:

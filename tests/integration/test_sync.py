@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from corral import Corral, Job, JobNotFound, JobState, PayloadInvalid, Settings, sync
+from corral import Corral, Job, JobNotFound, JobState, JobType, PayloadInvalid, Settings, sync
 from corral.errors import ConfigurationError, ResultTimedOut, StoreUnavailable
 from corral.testing import EmbeddedServer
 from corral.testing.pytest_plugin import corral_prefix, corral_server
@@ -130,6 +130,21 @@ def test_a_type_declared_later_is_known(corral_server: EmbeddedServer, corral_pr
         assert blocking.add_job("late", {}).id == blocking.add_job("later", 3).id == "1"
 
 
+def test_the_functions_use_one_instance_with_the_four_types(
+    corral_server: EmbeddedServer, corral_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", corral_server.url)
+    monkeypatch.setenv("CORRAL_PREFIX", corral_prefix)
+    sync.default.cache_clear()
+    try:
+        job = sync.add_job(JobType.CODEBASE_INDEXING, {"projectId": "p", "userId": "u", "fullReindex": True})
+        assert sync.get_job_status(JobType.CODEBASE_INDEXING, job.id).user_id == "u"
+        assert [sync.get_queue_stats(job_type).waiting for job_type in JobType] == [0, 0, 0, 1]
+    finally:
+        sync.disconnect_redis()
+        sync.default.cache_clear()
+
+
 #: What ``SyncCorral`` leaves out: whatever has to do with running workers, and what is written anew there.
 NOT_FOR_PRODUCERS = {"start_workers", "stop_workers", "disconnect", "close", "connect"}
 
@@ -165,7 +180,7 @@ if child:
 
 def run(program: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-X", "dev", "-W", "ignore::DeprecationWarning", "-c", program, *arguments],
+        [sys.executable, "-W", "always::ResourceWarning", "-c", program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -17,8 +17,10 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from redis.asyncio import Redis
+from tests.interop.driver import PACKAGES, node_program
 
-from corral.wire.connection import open_client
+from corral.errors import StoreError
+from corral.wire.connection import open_client, translate_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class Crew:
     config: dict[str, Any] = field(default_factory=dict)
     workers: list[WorkerProcess] = field(default_factory=list)
     _number: int = 0
+    _read: dict[Path, int] = field(default_factory=dict)
+    _entries: list[Entry] = field(default_factory=list)
 
     @property
     def redis(self) -> Redis:
@@ -119,6 +123,19 @@ class Crew:
                 print(f"--- log of worker {worker.pid}\n{worker.log[-6000:]}")  # noqa: T201 - shown with the failure
         await self._redis.aclose()
 
+    async def reconnect(self) -> None:
+        """Begin anew with the test's own client, as soon as somebody serves the queue's keys again."""
+        while True:
+            await self._redis.aclose()
+            self._redis = open_client(self.direct_url or self.url)
+            try:
+                with translate_errors():
+                    await self._redis.set(self.key("reconnected"), "1")  # a write: a replica does not do
+            except StoreError:
+                await asyncio.sleep(0.1)
+            else:
+                return
+
     def key(self, queue: str, *parts: str) -> str:
         return ":".join((self.prefix, queue, *parts))
 
@@ -141,6 +158,25 @@ class Crew:
         self.workers.append(worker)
         return worker
 
+    async def hire_node(self, **config: Any) -> WorkerProcess:
+        """Start one more worker, of Node's BullMQ."""
+        node = node_program()
+        assert node is not None, "Node is missing: `make` installs it"
+        self._number += 1
+        settings = {
+            "url": self.direct_url or self.url,
+            "prefix": self.prefix,
+            "queues": list(self.queues),
+            "ledger": str(self.folder / f"ledger-{self._number}.jsonl"),
+            "packages": str(PACKAGES),
+            **config,
+        }
+        script = Path(__file__).with_name("node_worker.mjs")
+        worker = WorkerProcess([node, str(script), json.dumps(settings)], self.folder / f"worker-{self._number}.log")
+        await worker.start()
+        self.workers.append(worker)
+        return worker
+
     async def dismiss(self, worker: WorkerProcess, number: signal.Signals = signal.SIGTERM) -> int:
         """End a worker; the exit code."""
         code = await worker.end(number)
@@ -149,14 +185,16 @@ class Crew:
 
     def ledger(self, event: str | None = None, job_id: str | None = None) -> list[Entry]:
         """What all handlers wrote, by time."""
-        entries = []
         for path in self.folder.glob("ledger-*.jsonl"):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                with suppress(json.JSONDecodeError):  # the last line, while it is written
-                    entries.append(Entry(**json.loads(line)))
-        return sorted(
-            (e for e in entries if event in {None, e.event} and job_id in {None, e.id}), key=lambda entry: entry.at
-        )
+            offset = self._read.get(path, 0)
+            with path.open("rb") as file:
+                file.seek(offset)
+                new = file.read()
+            complete = new.rfind(b"\n") + 1  # the last line may be in the middle of being written
+            self._entries += [Entry(**json.loads(line)) for line in new[:complete].splitlines()]
+            self._read[path] = offset + complete
+        found = [e for e in self._entries if event in {None, e.event} and job_id in {None, e.id}]
+        return sorted(found, key=lambda entry: entry.at)
 
     async def wait_for_entries(
         self, event: str, count: int, *, within_s: float = 60, job_id: str | None = None

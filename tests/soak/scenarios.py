@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from tests.soak.crew import Crew, WorkerProcess, eventually
 
 from corral import Corral, Settings
+from corral.errors import StoreUnavailable
 from corral.testing import EmbeddedServer, TcpProxy
 from corral.wire.pipe import ANSWER_TIMEOUT_S
 
@@ -76,20 +78,13 @@ async def rolling_restarts(crew: Crew, *, jobs: int, restarts: int, workers: int
         for _ in range(workers):
             await crew.hire()
         ids: list[str] = []
-
-        async def load() -> None:
-            for _ in range(restarts):
-                ids.extend(await add(corral, queue, jobs // restarts, seconds=seconds))
-                await asyncio.sleep(0)
-
-        loading = asyncio.create_task(load())
         for _ in range(restarts):
+            ids += await add(corral, queue, jobs // restarts, seconds=seconds)
             oldest = crew.workers[0]
             newer = asyncio.create_task(crew.hire())
             await until_active(crew, oldest.pid)
             assert await crew.dismiss(oldest) == 0, oldest.log
             await newer
-        await loading
         await crew.wait_until_done(queue, len(ids))
         await crew.assert_each_completed_once(queue, ids)
         ended = Counter(entry.id for entry in crew.ledger("end"))
@@ -216,7 +211,12 @@ class Outages:
                 asyncio.create_task(trickle(corral, queue, stop, seconds=seconds, pause=0.02)) for _ in range(producers)
             ]
             for name in disturbances:
-                await self._disturb(name)
+                try:
+                    await self._disturb(name)
+                except AssertionError:
+                    for task in adding:
+                        task.print_stack()  # a producer that hangs, or that died, explains much
+                    raise
             stop.set()
             acknowledged = {job_id for ids in await asyncio.gather(*adding) for job_id in ids}
         await self._settle(queue)
@@ -259,3 +259,97 @@ class Outages:
 
 def _outages_logged(worker: WorkerProcess) -> tuple[int, int]:
     return worker.log.count("Redis is away"), worker.log.count("Redis is back after")
+
+
+async def rate_limited(crew: Crew, *, jobs: int, limit: int, window: timedelta) -> float:
+    """Run jobs under a limit, by two of Corral's workers and one of Node's; seconds from first start to last."""
+    (queue,) = crew.queues
+    async with producer(crew) as corral:
+        await crew.hire()  # keeps the limit with the queue, where Node's worker looks
+        await asyncio.gather(crew.hire(), crew.hire_node())
+        await corral.pause_queue(queue)
+        await corral.add_jobs(queue, [{"seconds": 0.01}] * jobs)
+        await asyncio.sleep(2 * window.total_seconds())  # no window is open from before
+        await corral.resume_queue(queue)
+        await crew.wait_until_done(queue, jobs, within_s=60 + 2 * jobs / limit * window.total_seconds())
+    starts = [entry.at for entry in crew.ledger("start")]
+    assert len(starts) == jobs
+    # In any stretch of one window's length lie at most two windows' jobs, whatever the phase.
+    for first, last in zip(starts, starts[2 * limit :], strict=False):
+        assert last - first >= window.total_seconds() * 0.9, f"{2 * limit + 1} starts within {last - first:.3f} s"
+    by = Counter(entry.pid for entry in crew.ledger("start"))
+    assert len(by) == 3, f"not every worker had a share: {by}"
+    return starts[-1] - starts[0]
+
+
+async def commands_spent(server: EmbeddedServer, period: timedelta) -> Counter[str]:
+    """Which commands clients send to a server in a while in which nothing happens, as the server counts them."""
+
+    def count() -> Counter[str]:
+        reply = server.command("INFO", "commandstats")
+        found = re.findall(r"cmdstat_([^:]+):calls=(\d+)", reply)
+        return Counter({name: int(calls) for name, calls in found if name not in {"info", "config|resetstat"}})
+
+    await asyncio.to_thread(server.command, "CONFIG", "RESETSTAT")
+    await asyncio.sleep(period.total_seconds())
+    return await asyncio.to_thread(count)
+
+
+async def failover(crew: Crew, kill_primary: Callable[[], Awaitable[None]], *, seconds: float = 0.1) -> float:
+    """Kill the primary under load; seconds until jobs start again.
+
+    Redis replicates without waiting, so what was written in its last moment may be gone with it: what counts is all
+    that was acknowledged a second before, and that whatever is there ends once.
+    """
+    (queue,) = crew.queues
+    stop = asyncio.Event()
+    acknowledged: dict[str, float] = {}
+    async with producer(crew) as corral:
+
+        async def trickle_timed() -> None:
+            while not stop.is_set():
+                try:
+                    acknowledged[(await corral.add_job(queue, {"seconds": seconds})).id] = time.time()
+                except StoreUnavailable:
+                    await asyncio.sleep(0.1)
+                await asyncio.sleep(0.02)
+
+        adding = asyncio.create_task(trickle_timed())
+        await crew.wait_for_entries("start", 60)
+        killed = time.time()
+        await kill_primary()
+        await crew.reconnect()
+        after = killed + 1.0  # by then nobody takes the dead primary's jobs for news
+        await eventually(lambda: any(entry.at > after for entry in crew.ledger("start")), "a start after the failover")
+        back = next(entry.at for entry in crew.ledger("start") if entry.at > after) - killed
+        more = len(crew.ledger("end")) + 30
+        await crew.wait_for_entries("end", more)
+        stop.set()
+        await adding
+    while sum(found for name, found in (await crew.state_counts(queue)).items() if name not in {"completed", "failed"}):
+        await asyncio.sleep(0.05)
+    outcomes = await crew.outcomes(queue)
+    safe = {job_id for job_id, at in acknowledged.items() if not killed - 1 < at < killed + 0.5}
+    assert safe - outcomes.keys() == set(), "jobs that had been there for a second are lost"
+    await crew.assert_each_completed_once(queue, outcomes)
+    return back
+
+
+async def freeze_storm(crew: Crew, *, jobs: int, freezes: int, workers: int, seconds: float, lease_s: float) -> None:
+    """SIGSTOP workers for longer than their lease, again and again: the others' results stand."""
+    (queue,) = crew.queues
+    async with producer(crew) as corral:
+        await asyncio.gather(*(crew.hire(lease_s=lease_s, max_crashes=1000) for _ in range(workers)))
+        ids: list[str] = []
+        for _ in range(freezes):
+            ids += await add(corral, queue, jobs // freezes, seconds=seconds)
+            victim = random.choice(crew.workers)  # noqa: S311 - any will do
+            await until_active(crew, victim.pid)
+            victim.send(signal.SIGSTOP)
+            await asyncio.sleep(lease_s + 6)  # the lease, and two sweeps of the others
+            victim.send(signal.SIGCONT)
+        await crew.wait_until_done(queue, len(ids), within_s=120)
+        await crew.assert_each_completed_once(queue, ids)
+        for worker in crew.workers:
+            assert worker.process is not None
+            assert worker.process.returncode is None, worker.log

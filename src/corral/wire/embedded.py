@@ -308,7 +308,7 @@ def _ask(socket_path: Path, password: str, *command: str) -> str:
         connection.connect(os.fsencode(socket_path))
         connection.sendall(request)
         reply = b""
-        while reply.count(b"\r\n") < 2:  # noqa: PLR2004 - one line for each of the two commands
+        while reply.count(b"\r\n") < 2:
             part = connection.recv(4096)
             if not part:
                 raise ConnectionResetError("the server closed the connection")
@@ -396,10 +396,7 @@ def _configuration(place: _Place, socket_path: Path, password: str) -> bytes:
 
 def _quoted(value: str) -> bytes:
     raw = os.fsencode(value)
-    plain = b"".join(
-        bytes([byte]) if 0x20 <= byte < 0x7F and byte not in b'"\\' else b"\\x%02x" % byte  # noqa: PLR2004 - ASCII
-        for byte in raw
-    )
+    plain = b"".join(bytes([byte]) if 0x20 <= byte < 0x7F and byte not in b'"\\' else b"\\x%02x" % byte for byte in raw)
     return b'"' + plain + b'"'
 
 

@@ -108,6 +108,8 @@ class _Protocol(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.closed: asyncio.Future[BaseException | None] = loop.create_future()
         self.heard_at = loop.time()
+        #: Set the moment the connection is gone: what would be written from then on would never be answered.
+        self.lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
@@ -138,6 +140,7 @@ class _Protocol(asyncio.Protocol):
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
         if not self.closed.done():
             self.closed.set_result(exc)
         while self.pending:
@@ -195,7 +198,7 @@ class Pipe:
     @property
     def connected(self) -> bool:
         """Whether a command can be written now."""
-        return self._protocol is not None
+        return self._protocol is not None and not self._protocol.lost
 
     async def open(self) -> None:
         """Connect.
@@ -219,6 +222,7 @@ class Pipe:
             self._watchdog.cancel()
             self._watchdog = None
         self._outage.forget(self)
+        self._connected.clear()
         protocol, self._protocol = self._protocol, None
         if protocol is not None and protocol.transport is not None:
             protocol.transport.close()
@@ -234,6 +238,9 @@ class Pipe:
     async def wait_connected(self) -> None:
         """Return when a command can be written."""
         await self._connected.wait()
+        while not self.connected:
+            await asyncio.sleep(0)  # it has just been lost, and our own task has not had its turn
+            await self._connected.wait()
 
     def send(self, command: bytes) -> asyncio.Future[Reply]:
         """Write one packed command now.
@@ -245,7 +252,7 @@ class Pipe:
             StoreUnavailable: There is no connection; nothing was written.
         """
         protocol = self._protocol
-        if protocol is None:
+        if protocol is None or protocol.lost:
             raise StoreUnavailable("Redis can't be reached now.")
         future: asyncio.Future[Reply] = protocol._loop.create_future()  # noqa: SLF001 - one unit, in two classes
         idle = not protocol.pending

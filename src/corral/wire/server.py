@@ -126,7 +126,7 @@ def _warnings(info: Mapping[str, Any], result: ServerInfo, place: str) -> Iterat
         if info.get(name) == "err":
             yield f"{place} could not save to its disk ({name}: err): see its log; most often the disk is full"
     used = result.memory_used
-    if used is not None and used >= 0.9:  # noqa: PLR2004 - the threshold is named by the message
+    if used is not None and used >= 0.9:
         yield (f"{place} has used {used:.0%} of its memory limit: clean finished jobs (corral clean), or give it more")
 
 
