@@ -255,7 +255,7 @@ def only_the_changed_lines(hunk: Hunk, _: random.Random) -> Case | None:
     search, replace = hunk.search[first[1] : last[2]], hunk.replace[first[3] : last[4]]
     if not any(line.strip() for line in search):
         return None
-    return _case(hunk, search, replace, known=_occurs(hunk.old, _solid(search)) == 1)
+    return _case(hunk, search, replace, known=1 in {_occurs(hunk.old, search), _occurs(hunk.old, _solid(search))})
 
 
 def _solid(lines: Sequence[str]) -> Sequence[str]:
