@@ -33,7 +33,7 @@ def outcome(case: Case) -> tuple[str, str]:
     except (EditsMissedError, FormatError) as error:
         return "refused", str(error)
     how = plan.applied[0].how
-    return ("right", how) if plan.files["file"] == case.expected else ("wrong", how)
+    return ("right", how) if plan.files["file"] in {case.expected, case.lucky} else ("wrong", how)
 
 
 def main() -> int:

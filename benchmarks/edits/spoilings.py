@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import random
 import re
@@ -19,7 +20,9 @@ class Case:
     search: str
     replace: str
     expected: bytes | None
-    """None: it can't be told what is meant, so the edit must be refused."""
+    """None: it can't be told what is meant, so the edit is better refused."""
+    lucky: bytes | None = None
+    """Where ``expected`` is None: what comes out at the place that was meant, which is not wrong either."""
     diff: bool = False
     """The edit is the text of a unified diff, in ``search``."""
 
@@ -242,7 +245,8 @@ def similar_neighbour_and_stale(hunk: Hunk, chance: random.Random) -> Case | Non
     twin = list(lines[hunk.start : hunk.end])
     solid = [at for at, line in enumerate(twin) if line.strip() and at not in hunk.touched]
     twin[chance.choice(solid)] += "  # twin"
-    return _case(hunk, hunk.search, hunk.replace, file=[*twin, "", "", *lines], known=False)
+    case = _case(hunk, hunk.search, hunk.replace, file=[*twin, "", "", *lines], known=False)
+    return dataclasses.replace(case, lucky=_text([*twin, "", ""]).encode() + stale.expected)
 
 
 def only_the_changed_lines(hunk: Hunk, _: random.Random) -> Case | None:
@@ -255,7 +259,7 @@ def only_the_changed_lines(hunk: Hunk, _: random.Random) -> Case | None:
     search, replace = hunk.search[first[1] : last[2]], hunk.replace[first[3] : last[4]]
     if not any(line.strip() for line in search):
         return None
-    return _case(hunk, search, replace, known=_occurs(hunk.old, _solid(search)) == 1)
+    return _case(hunk, search, replace, known=1 in {_occurs(hunk.old, search), _occurs(hunk.old, _solid(search))})
 
 
 def _solid(lines: Sequence[str]) -> Sequence[str]:

@@ -71,7 +71,9 @@ class _Run:
         if "enqueue" in arguments.sections:
             steps.append(("enqueue", measure.enqueue))
         if "drain" in arguments.sections:
-            steps.extend((f"drain {c}", partial(measure.drain, peer=peer, concurrency=c)) for c in arguments.concurrency)
+            steps.extend(
+                (f"drain {c}", partial(measure.drain, peer=peer, concurrency=c)) for c in arguments.concurrency
+            )
         if "timed" in arguments.sections and not peer.plain_only:
             steps.append(("timed", partial(measure.timed, peer=peer)))
         if name == "corral" and "depth" in arguments.sections:

@@ -33,6 +33,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self
 
+from pydantic import BaseModel
+
 from corral.adapters.llm.port import Finish, LanguageModel, ModelAnswer, ModelRequest, ModelTraits, OnText
 from corral.adapters.llm.redis_client import RedisClient, as_text
 
@@ -110,7 +112,7 @@ class ResponseCache:
         ttl: timedelta = timedelta(hours=1),
         max_bytes: int = 256 << 20,
         max_value_bytes: int = 4 << 20,
-        compress_over_bytes: int = 16 << 10,
+        compress_over_bytes: int = 64 << 10,
     ) -> None:
         """Use ``redis``; nothing is sent yet.
 
@@ -153,11 +155,11 @@ class ResponseCache:
             model: The model's name.
             request: A ``ModelRequest``, or anything that JSON can hold; must contain all that decides the answer.
         """
+        digest = hashlib.sha256(f"{_VERSION}\n{model}\n".encode())
         if isinstance(request, ModelRequest):
-            told = request.__pydantic_serializer__.to_json(request)
+            _add_request(digest, request)
         else:
-            told = json.dumps(request, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-        digest = hashlib.sha256(b"%s\n%s\n%s" % (_VERSION.encode(), model.encode(), told))
+            digest.update(json.dumps(request, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode())
         return f"llm:{model}:{digest.hexdigest()}"
 
     @contextlib.asynccontextmanager
@@ -167,7 +169,7 @@ class ResponseCache:
         A block that raises, or that doesn't call ``keep``, stores nothing, and whoever waited asks for itself.
         """
         key = self.key(model, request)
-        raw = await self._get(key)
+        raw = await self.raw(key)
         if raw is None:
             async with self._flight(key) as landed:
                 if landed is None:
@@ -178,12 +180,20 @@ class ResponseCache:
                         await self._store(model, slot)
                     return
                 raw = landed
-        value, tokens, usd = _decode(raw)
+        found = json.loads(_unpacked(raw))
+        self.count_hit(model, tokens=int(found["tokens"]), usd=float(found["usd"]))
+        yield Slot(key, hit=True, value=found["value"])
+
+    def raw(self, key: str) -> Awaitable[bytes | None]:
+        """What is stored under a key, as it is; None on a miss. Counts nothing."""
+        return self._redis.execute_command("GET", key, NEVER_DECODE=True)
+
+    def count_hit(self, model: str, *, tokens: int, usd: float) -> None:
+        """Count a hit of what ``raw`` gave."""
         counters = self._count(model)
         counters.hits += 1
         counters.saved_tokens += tokens
         counters.saved_usd += usd
-        yield Slot(key, hit=True, value=value)
 
     async def stats(self, model: str) -> CacheStats:
         """What the cache did for ``model`` so far, this process's last second included."""
@@ -216,7 +226,7 @@ class ResponseCache:
                 try:
                     if await self._redis.execute_command("SET", flight_key, token, "NX", "PX", _FLIGHT_MS):
                         # The flight before this one may have landed between our look and our claim.
-                        raw = await self._get(key)
+                        raw = await self.raw(key)
                         if raw is not None:
                             await self._end_flight(flight_key, token)
                             yield raw
@@ -231,7 +241,7 @@ class ResponseCache:
                 pause_s = min(pause_s * 1.5, _POLL_LONGEST_S)
             else:
                 await neighbour.wait()
-            raw = await self._get(key)
+            raw = await self.raw(key)
             if raw is not None:
                 yield raw
                 return
@@ -262,9 +272,6 @@ class ResponseCache:
                 await self._redis.execute_command("DEL", flight_key)
 
     # --- storing
-
-    def _get(self, key: str) -> Awaitable[bytes | None]:
-        return self._redis.execute_command("GET", key, NEVER_DECODE=True)
 
     async def _store(self, model: str, slot: Slot) -> None:
         told = json.dumps(
@@ -315,7 +322,10 @@ class ResponseCache:
     def _count(self, model: str) -> _Counters:
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush_soon())
-        return self._counters.setdefault(model, _Counters())
+        counters = self._counters.get(model)
+        if counters is None:
+            counters = self._counters[model] = _Counters()
+        return counters
 
     async def _flush_soon(self) -> None:
         await asyncio.sleep(1)
@@ -371,7 +381,12 @@ class CachedModel:
                 if flight.cancelled() and not _being_cancelled():
                     continue  # the one who asked was cancelled, not we: ask again
                 raise
-            return await _from_cache(answer, on_text)
+            return await _told(answer.model_copy(update={"from_cache": True}), on_text)
+        hit = await self._look_up(key, on_text)
+        if hit is not None:
+            return hit
+        if key in self._flights:  # somebody took off while we looked
+            return await self.complete(request, on_text=on_text)
         mine: asyncio.Future[ModelAnswer] = asyncio.get_running_loop().create_future()
         self._flights[key] = mine
         try:
@@ -389,6 +404,15 @@ class CachedModel:
         finally:
             del self._flights[key]
 
+    async def _look_up(self, key: str, on_text: OnText | None) -> ModelAnswer | None:
+        """A hit by the shortest way: one round trip, and the answer read straight from its bytes."""
+        raw = await self._cache.raw(key)
+        if raw is None:
+            return None
+        stored = _StoredAnswer.model_validate_json(_unpacked(raw))
+        self._cache.count_hit(self.name, tokens=stored.tokens, usd=stored.usd)
+        return await _told(stored.value, on_text)
+
     async def close(self) -> None:
         """Close the model; the cache belongs to whoever made it."""
         await self._model.close()
@@ -396,17 +420,24 @@ class CachedModel:
     async def _ask(self, request: ModelRequest, on_text: OnText | None) -> ModelAnswer:
         async with self._cache.slot(self.name, request) as slot:
             if slot.hit:
-                return await _from_cache(ModelAnswer.model_validate(slot.value), on_text)
+                return await _told(ModelAnswer.model_validate(slot.value), on_text)
             answer = await self._model.complete(request, on_text=on_text)
             if answer.finish in {Finish.STOP, Finish.TOOL_CALLS} and (answer.text or answer.tool_calls):
-                slot.keep(answer.model_dump(mode="json"), tokens=answer.usage.tokens, usd=answer.usage.usd or 0.0)
+                kept = answer.model_dump(mode="json") | {"from_cache": True}
+                slot.keep(kept, tokens=answer.usage.tokens, usd=answer.usage.usd or 0.0)
             return answer
 
 
-async def _from_cache(answer: ModelAnswer, on_text: OnText | None) -> ModelAnswer:
+class _StoredAnswer(BaseModel):
+    value: ModelAnswer
+    tokens: int
+    usd: float
+
+
+async def _told(answer: ModelAnswer, on_text: OnText | None) -> ModelAnswer:
     if on_text is not None and answer.text:
         await on_text(answer.text)
-    return answer.model_copy(update={"from_cache": True})
+    return answer
 
 
 def _being_cancelled() -> bool:
@@ -414,10 +445,30 @@ def _being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _decode(raw: bytes) -> tuple[Any, int, float]:
-    told = zlib.decompress(memoryview(raw)[1:]) if raw[:1] == _COMPRESSED else raw
-    found = json.loads(told)
-    return found["value"], int(found["tokens"]), float(found["usd"])
+def _add_request(digest: hashlib._Hash, request: ModelRequest) -> None:
+    """Hash every field; texts go in raw behind their lengths, as writing them as JSON would cost as much again."""
+    texts: list[str] = [request.system]
+    shape: list[Any] = [
+        request.max_tokens,
+        request.temperature,
+        request.seed,
+        request.stop,
+        json.dumps(request.output_schema, sort_keys=True) if request.output_schema is not None else None,
+        [tool.model_dump_json() for tool in request.tools],
+    ]
+    for message in request.messages:
+        calls = [(call.id, call.name, call.arguments) for call in message.tool_calls]
+        shape.append((message.role.value, message.tool_call_id, message.tool_name, calls, message.native is None))
+        texts.append(message.text)
+        texts.append(message.native or "")
+    shape.append([len(text) for text in texts])
+    digest.update(repr(shape).encode())
+    for text in texts:
+        digest.update(text.encode())
+
+
+def _unpacked(raw: bytes) -> bytes:
+    return zlib.decompress(memoryview(raw)[1:]) if raw[:1] == _COMPRESSED else raw
 
 
 def _flat(reply: Any) -> list[Any]:

@@ -15,7 +15,7 @@ class ScriptedModel:
 
     Example::
 
-        model = ScriptedModel(["```python\\ndef add(a, b):\\n    return a + b\\n```"])
+        model = ScriptedModel(["first answer", LlmFailed(...), lambda request: "worked out"])
     """
 
     def __init__(self, answers: Iterable[Script], *, name: str = "scripted", traits: ModelTraits | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from corral.jobs.code_generation.result import AppliedEdit, EndReason
-from corral.jobs.code_generation.session import Session, describe, failing
+from corral.jobs.code_generation.session import Session, describe, failing, passing
 from corral.jobs.test_execution.report import TestReport
 
 
@@ -29,6 +29,7 @@ class Candidate:
     report: TestReport | None
     summary: str
     score: tuple[bool, int, int]
+    """Whether all is well; how little it broke that had passed; how many tests pass."""
 
     @property
     def passed(self) -> bool:
@@ -56,7 +57,7 @@ class Candidates:
             summary=summary or _summary(session.account.edits, report),
             score=(
                 passed,
-                -len(failing(report) - failing(self._before)),
+                -len(failing(report) & passing(self._before)),
                 report.succeeded if report is not None else 0,
             ),
         )

@@ -420,7 +420,7 @@ def _by_likeness(lines: Sequence[str], search: Sequence[str], replace: Sequence[
     if score < FUZZY_THRESHOLD:
         return None
     rival = next((other for other, a, b in scored[1:] if b <= start or a >= end), 0.0)
-    if score - rival < _FUZZY_MARGIN:
+    if score - rival < _FUZZY_MARGIN or _has_rival(lines, search, start, end):
         return Missed(
             why="two places resemble these lines about equally; quote them exactly",
             nearest=nearest_lines(lines, search),

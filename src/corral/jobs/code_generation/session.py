@@ -372,13 +372,17 @@ def describe(report: TestReport) -> str:
 
 def failing(report: TestReport | None) -> set[str]:
     """Names of the tests that do not pass."""
-    if report is None:
-        return set()
-    return {
-        f"{case.file or ''}::{case.name}"
-        for case in report.cases
-        if case.outcome in {CaseOutcome.FAILED, CaseOutcome.ERROR}
-    }
+    return _named(report, {CaseOutcome.FAILED, CaseOutcome.ERROR})
+
+
+def passing(report: TestReport | None) -> set[str]:
+    """Names of the tests that pass."""
+    return _named(report, {CaseOutcome.PASSED})
+
+
+def _named(report: TestReport | None, outcomes: set[CaseOutcome]) -> set[str]:
+    cases = report.cases if report is not None else ()
+    return {f"{case.file or ''}::{case.name}" for case in cases if case.outcome in outcomes}
 
 
 def failure_digest(report: TestReport, *, limit: int = 2500) -> str:

@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from datetime import timedelta
+
+import pytest
+from redis.asyncio import Redis
+
+from corral.adapters.llm.budgets import Allowance, Budgets
+from corral.adapters.llm.port import Finish, Message, ModelAnswer, ModelRequest, Role, ToolCall, Usage
+from corral.adapters.llm.response_cache import CachedModel, ResponseCache
+from corral.adapters.llm.scripted import ScriptedModel
+from corral.errors import LlmFailed
+
+ANSWER = ModelAnswer(text="yes", usage=Usage(input_tokens=10, output_tokens=5, usd=0.25), model="m")
+
+
+def question(text="Is it?", **options):
+    return ModelRequest(system="s", messages=(Message(role=Role.USER, text=text),), **options)
+
+
+@pytest.fixture(params=[True, False], ids=["decoding", "bytes"])
+async def redis(request, own_server):
+    client = Redis.from_url(own_server.url, decode_responses=request.param)
+    await client.flushdb()
+    yield client
+    await client.aclose()
+
+
+async def test_the_second_time_costs_nothing(redis):
+    model = ScriptedModel([ANSWER], name="m:1")
+    async with ResponseCache(redis) as cache:
+        cached = CachedModel(model, cache)
+        first, second = await cached.complete(question()), await cached.complete(question())
+        assert (first.from_cache, second.from_cache) == (False, True)
+        assert second == first.model_copy(update={"from_cache": True})
+        stats = await cache.stats("m:1")
+    assert (stats.hits, stats.misses, stats.stored, stats.saved_tokens, stats.saved_usd) == (1, 1, 1, 15, 0.25)
+    key = ResponseCache.key("m:1", question())
+    assert key.startswith("llm:m:1:")
+    assert 3_590_000 < await redis.pttl(key) <= 3_600_000
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        question("Was it?"), question(temperature=0.1), question(seed=1), question(max_tokens=1), question(stop=("x",)),
+        question(output_schema={"type": "object"}), question().model_copy(update={"system": "t"}),
+    ],
+)  # fmt: skip
+def test_everything_that_decides_the_answer_decides_the_key(other):
+    assert ResponseCache.key("m", other) != ResponseCache.key("m", question())
+    assert ResponseCache.key("n", question()) != ResponseCache.key("m", question())
+
+
+async def test_by_itself_it_keeps_anything_that_json_can_hold(redis):
+    async with ResponseCache(redis, ttl=timedelta(seconds=60)) as cache:
+        async with cache.slot("gpt", {"prompt": "p", "n": 1}) as slot:
+            assert not slot.hit
+            slot.keep({"text": "ä"}, usd=0.5)
+        async with cache.slot("gpt", {"n": 1, "prompt": "p"}) as slot:
+            assert slot.hit
+            assert slot.value == {"text": "ä"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ModelAnswer(text="half", finish=Finish.LENGTH), ModelAnswer(text="no", finish=Finish.REFUSAL), ModelAnswer(),
+    ],
+)  # fmt: skip
+async def test_truncations_refusals_and_nothing_are_not_kept(redis, answer):
+    model = ScriptedModel([answer, ANSWER], name="m")
+    async with ResponseCache(redis) as cache:
+        cached = CachedModel(model, cache)
+        await cached.complete(question())
+        assert (await cached.complete(question())).text == "yes"
+
+
+async def test_an_error_is_not_kept_and_the_next_one_asks(redis):
+    error = LlmFailed("no", service="m", operation="complete", retryable=True)
+    model = ScriptedModel([error, ANSWER], name="m")
+    async with ResponseCache(redis) as cache:
+        cached = CachedModel(model, cache)
+        with pytest.raises(LlmFailed):
+            await cached.complete(question())
+        assert (await cached.complete(question())).text == "yes"
+    assert await redis.keys("llm-cache:flight:*") == []
+
+
+class SlowModel(ScriptedModel):
+    def __init__(self, answers):
+        super().__init__(answers, name="m")
+        self.asked = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def complete(self, request, *, on_text=None):
+        self.asked.set()
+        await self.go_on.wait()
+        return await super().complete(request, on_text=on_text)
+
+
+async def test_a_hundred_identical_requests_make_one_call(redis):
+    model = SlowModel([ANSWER])
+    async with ResponseCache(redis) as cache, ResponseCache(redis) as another:
+        waiting = [asyncio.create_task(CachedModel(model, one).complete(question())) for one in [cache, another] * 5]
+        shared = CachedModel(model, cache)
+        waiting += [asyncio.create_task(shared.complete(question())) for _ in range(90)]
+        await model.asked.wait()
+        model.go_on.set()
+        answers = await asyncio.gather(*waiting)
+    assert len(model.requests) == 1
+    assert sum(not answer.from_cache for answer in answers) == 1
+
+
+async def test_a_hundred_identical_failures_make_one_call(redis):
+    model = SlowModel([LlmFailed("no", service="m", operation="complete", retryable=True)])
+    async with ResponseCache(redis) as cache:
+        shared = CachedModel(model, cache)
+        waiting = [asyncio.create_task(shared.complete(question())) for _ in range(100)]
+        await model.asked.wait()
+        model.go_on.set()
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(outcome, LlmFailed) for outcome in outcomes)
+    assert len(model.requests) == 1
+
+
+async def test_when_the_one_who_asked_is_cancelled_another_takes_over(redis):
+    model = SlowModel([ANSWER])
+    async with ResponseCache(redis) as cache:
+        shared = CachedModel(model, cache)
+        first = asyncio.create_task(shared.complete(question()))
+        await model.asked.wait()
+        second = asyncio.create_task(shared.complete(question()))
+        await asyncio.sleep(0)
+        first.cancel()
+        model.go_on.set()
+        assert (await second).text == "yes"
+        with pytest.raises(asyncio.CancelledError):
+            await first
+
+
+PROGRAM = """
+import asyncio, sys
+from redis.asyncio import Redis
+from corral.adapters.llm.response_cache import ResponseCache
+
+async def main():
+    redis = Redis.from_url(sys.argv[1], decode_responses=True)
+    async with ResponseCache(redis) as cache:
+        async with cache.slot("m", "q") as slot:
+            if not slot.hit:
+                await redis.incr("calls")
+                await redis.blpop("go-on", 30)
+                if sys.argv[2] == "dies":
+                    import os
+                    os._exit(9)
+                slot.keep("answer")
+            print(slot.value)
+    await redis.aclose()
+
+asyncio.run(main())
+"""
+
+
+async def start(url, how):
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, url, how, stdout=asyncio.subprocess.PIPE, cwd="src"
+    )
+
+
+async def test_one_flight_per_key_across_processes(redis, own_server):
+    processes = [await start(own_server.url, "lives") for _ in range(4)]
+    while await redis.get("calls") is None:
+        await asyncio.sleep(0.02)
+    await redis.rpush("go-on", "1")
+    told = [await process.communicate() for process in processes]
+    assert [out for out, _ in told] == [b"answer\n"] * 4
+    assert int(await redis.get("calls")) == 1
+
+
+async def test_a_flight_whose_process_died_is_taken_over(redis, own_server):
+    dying = await start(own_server.url, "dies")
+    while await redis.get("calls") is None:
+        await asyncio.sleep(0.02)
+    await redis.rpush("go-on", "1")
+    assert await dying.wait() == 9
+    [flight] = await redis.keys("llm-cache:flight:*")
+    assert 0 < await redis.pttl(flight) <= 10_000
+    await redis.pexpire(flight, 100)  # instead of waiting for it
+    async with ResponseCache(redis) as cache, cache.slot("m", "q") as slot:
+        assert not slot.hit
+        slot.keep("mine")
+
+
+async def test_long_answers_are_compressed_and_whole(redis):
+    text = "def add(a, b): return a + b\n" * 5000
+    async with ResponseCache(redis) as cache:
+        async with cache.slot("m", "q") as slot:
+            slot.keep(text)
+        async with cache.slot("m", "q") as slot:
+            assert slot.value == text
+    assert await redis.strlen(ResponseCache.key("m", "q")) < len(text) / 20
+
+
+async def test_short_answers_are_plain_json_for_others_to_read(redis):
+    async with ResponseCache(redis) as cache, cache.slot("m", "q") as slot:
+        slot.keep({"text": "yes"})
+    assert json.loads(await redis.get(ResponseCache.key("m", "q")))["value"] == {"text": "yes"}
+
+
+async def test_it_is_bounded_and_the_oldest_go_first(redis):
+    async with ResponseCache(redis, max_bytes=4000, max_value_bytes=2000, compress_over_bytes=10_000) as cache:
+        for number in range(10):
+            async with cache.slot("m", number) as slot:
+                slot.keep("x" * 900)
+        async with cache.slot("m", "large") as slot:
+            slot.keep("x" * 3000)
+    kept = [number for number in range(10) if await redis.exists(ResponseCache.key("m", number))]
+    assert kept == [6, 7, 8, 9]
+    assert not await redis.exists(ResponseCache.key("m", "large"))
+    assert int(await redis.get("llm-cache:bytes")) <= 4000
+
+
+async def test_what_expired_is_taken_off_the_books(redis):
+    async with ResponseCache(redis, ttl=timedelta(milliseconds=30)) as cache:
+        async with cache.slot("m", 1) as slot:
+            slot.keep("x" * 500)
+        while await redis.exists(ResponseCache.key("m", 1)):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.02)
+        async with cache.slot("m", 2) as slot:
+            slot.keep("y")
+    assert await redis.zcard("llm-cache:index") == 1
+    assert int(await redis.get("llm-cache:bytes")) < 100
+
+
+async def test_tool_calls_are_kept_too(redis):
+    call = ModelAnswer(tool_calls=(ToolCall(id="1", name="look", arguments="{}"),), finish=Finish.TOOL_CALLS)
+    async with ResponseCache(redis) as cache:
+        cached = CachedModel(ScriptedModel([call], name="m"), cache)
+        await cached.complete(question())
+        assert (await cached.complete(question())).tool_calls == call.tool_calls
+
+
+async def test_budgets_count_per_job_user_and_day(redis):
+    budgets = Budgets(redis, user=Allowance(tokens=100), day=Allowance(usd=1.0))
+    usage = Usage(input_tokens=40, output_tokens=20, usd=0.4)
+    job = Allowance(tokens=1000)
+    assert await budgets.check(job_id="j1", user_id="u1", job=job) is None
+    await budgets.spend(job_id="j1", user_id="u1", usage=usage)
+    assert await budgets.check(job_id="j2", user_id="u1", job=job) is None
+    await budgets.spend(job_id="j2", user_id="u1", usage=usage)
+    exceeded = await budgets.check(job_id="j3", user_id="u1", job=job)
+    assert str(exceeded) == "the user's budget of 100 tokens is used up (120)"
+    await budgets.spend(job_id="j4", user_id="u2", usage=usage)
+    exceeded = await budgets.check(job_id="j5", user_id="u3", job=job)
+    assert exceeded is not None
+    assert (exceeded.scope, exceeded.unit) == ("day", "usd")
+    exceeded = await budgets.check(job_id="j1", user_id="u9", job=Allowance(tokens=60))
+    assert exceeded is not None
+    assert exceeded.scope == "job"
+    assert all([await redis.ttl(key) > 0 for key in await redis.keys("llm-budget:*")])

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import pytest
+
+from corral.jobs.code_generation.journal import Journal
+from corral.jobs.code_generation.result import EndReason
+from tests.unit.jobs.code_generation.stage import EDIT, FINISH, Stage, calls, scripted
+
+
+class ListRedis:
+    """The list commands that the journal uses, in memory."""
+
+    def __init__(self):
+        self.lists: dict[str, list[str]] = {}
+        self.expiries_s: dict[str, int] = {}
+
+    async def execute_command(self, name, key, *rest):
+        if name == "LRANGE":
+            return list(self.lists.get(key, []))
+        if name == "RPUSH":
+            self.lists.setdefault(key, []).append(rest[0])
+        elif name == "LTRIM":
+            self.lists[key] = self.lists[key][rest[0] : rest[1] + 1]
+        elif name == "EXPIRE":
+            self.expiries_s[key] = rest[0]
+        elif name == "DEL":
+            self.lists.pop(key, None)
+        else:
+            raise AssertionError(name)
+        return None
+
+
+def counting(answers):
+    asked = []
+
+    def ask(answer):
+        async def one():
+            asked.append(answer)
+            return answer
+
+        return one
+
+    return asked, [ask(answer) for answer in answers]
+
+
+async def test_a_second_attempt_gets_the_finished_steps_for_nothing():
+    redis = ListRedis()
+    asked, (one, two, three) = counting(["1", "2", "3"])
+    first = Journal(redis, key="k")
+    await first.open()
+    assert await first.step("ask", "a", one) == ("1", False)
+    assert await first.step("tests", "b", two) == ("2", False)
+    second = Journal(redis, key="k")
+    await second.open()
+    assert await second.step("ask", "a", one) == ("1", True)
+    assert await second.step("tests", "b", two) == ("2", True)
+    assert await second.step("ask", "c", three) == ("3", False)
+    assert (asked, second.resumed) == (["1", "2", "3"], 2)
+    assert redis.expiries_s == {"k": 24 * 3600}
+    await second.discard()
+    assert redis.lists == {}
+
+
+@pytest.mark.parametrize("kind_and_question", [("ask", "other"), ("tests", "a")])
+async def test_another_question_drops_the_rest(kind_and_question):
+    redis = ListRedis()
+    _, (one, two, three) = counting(["1", "2", "3"])
+    first = Journal(redis, key="k")
+    await first.open()
+    await first.step("ask", "a", one)
+    await first.step("ask", "b", two)
+    second = Journal(redis, key="k")
+    await second.open()
+    assert await second.step(*kind_and_question, three) == ("3", False)
+    assert await second.step("ask", "b", two) == ("2", False)
+    assert len(redis.lists["k"]) == 2
+
+
+async def test_a_step_that_failed_is_not_recorded():
+    redis = ListRedis()
+
+    async def fail():
+        raise RuntimeError("no")
+
+    journal = Journal(redis, key="k")
+    await journal.open()
+    with pytest.raises(RuntimeError):
+        await journal.step("ask", "a", fail)
+    assert redis.lists == {}
+
+
+async def test_a_job_whose_worker_died_pays_for_no_step_twice(tmp_path):
+    redis = ListRedis()
+
+    class Died(BaseException):
+        """The worker is gone: no handler of ours may catch it."""
+
+    died = Stage(tmp_path / "1", {"scripted": scripted(calls(EDIT), Died())}, redis=redis)
+    with pytest.raises(Died):
+        await died.run()
+    model = scripted(calls(FINISH))
+    stage = Stage(tmp_path / "2", {"scripted": model}, redis=redis)
+    result = await stage.run()
+    assert result.ended is EndReason.TESTS_PASS
+    assert len(model.requests) == 1, "the edit was not asked for again"
+    assert stage.tests is not None
+    assert stage.tests.runs == 1, "the tests before the change were not run again"
+    assert result.resumed_steps == 2
+    assert redis.lists == {}, "a finished job leaves no steps"
+
+
+async def test_another_prompt_starts_anew(tmp_path):
+    redis = ListRedis()
+    first = Stage(tmp_path / "1", {"scripted": scripted(calls(EDIT), RuntimeError("lost"))}, redis=redis)
+    with pytest.raises(RuntimeError):
+        await first.run("One thing")
+    second = Stage(tmp_path / "2", {"scripted": scripted(calls(EDIT), calls(FINISH))}, redis=redis)
+    assert (await second.run("Another thing")).resumed_steps == 0
