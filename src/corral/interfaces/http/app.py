@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from corral.errors import ConfigurationError
 from corral.interfaces.http.context import Api, SearchPort
@@ -51,7 +51,7 @@ def create_app(
         authenticator: Who may come in; None: as the settings say.
         search: What answers code searches; None: the Corral's own index.
         workers: Run workers in this process too: of all job types that have a handler, or of those named.
-        dashboard: Serve the dashboard at ``/``.
+        dashboard: Serve the dashboard under ``/dashboard``, where ``/`` leads to.
     """
     api = Api(corral, authenticator=authenticator, search=search)
 
@@ -81,6 +81,12 @@ def create_app(
     )
     app.state.corral_api = api
     app.include_router(router_of(api))
+    if dashboard:
+        # Not from the head of this module: an app without a dashboard needs no template engine.
+        from corral.interfaces.dashboard import dashboard_router  # noqa: PLC0415
+
+        app.include_router(dashboard_router(api))
+        app.add_api_route("/", _to_dashboard, include_in_schema=False)
     _describe(app, corral)
     for kind in (HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer)
@@ -92,6 +98,10 @@ def _version() -> str:
         return version("corral")
     except PackageNotFoundError:  # run from a checkout that isn't installed
         return "0"
+
+
+async def _to_dashboard(request: Request) -> Response:
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/dashboard/", status_code=307)
 
 
 async def _answer(request: Request, error: Exception) -> Response:
@@ -131,7 +141,7 @@ def _describe(app: FastAPI, corral: Corral) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Tells the app when it is about to stop, so that endless answers (SSE, long polls) end before it waits for them."""
+    """Tells the app when it is about to stop, so that endless answers end before it waits for them."""
 
     def __init__(self, config: uvicorn.Config, api: Api) -> None:
         super().__init__(config)
@@ -199,5 +209,6 @@ async def serve(
         timeout_graceful_shutdown=round(settings.shutdown_timeout.total_seconds()),
     )
     shown = f"[{host}]" if ":" in host else host
-    _LOGGER.info("serving on http://%s:%d%s", shown, port, "" if is_loopback(host) else " (put TLS in front)")
+    advice = "" if is_loopback(host) else " (put TLS in front)"
+    _LOGGER.info("serving on http://%s:%d%s", shown, port, advice)
     await _Server(config, api).serve()

@@ -132,7 +132,7 @@ def encode(name: str, data: Any, *, event_id: str | None = None) -> bytes:
     return f"{head}event: {name}\ndata: ".encode() + body + b"\n\n"
 
 
-class _Follower:
+class Follower:
     """Hears of one job in its queue's stream."""
 
     def __init__(self, call: Call, job_type: str, job_id: str, after: str) -> None:
@@ -155,6 +155,7 @@ class _Follower:
             self._task.result()  # it ends only by an error
 
     async def close(self) -> None:
+        """Hear no more."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -173,7 +174,7 @@ async def job_events(
     The stream only says that something happened; what is sent is the job as it is, so nothing can be missed between
     the first look and the stream's first event.
     """
-    follower = _Follower(call, job_type, job_id, after or await last_event_id(call, job_type))
+    follower = Follower(call, job_type, job_id, after or await last_event_id(call, job_type))
     shown: JobStatus | None = None
     try:
         while True:

@@ -1,0 +1,262 @@
+"""The pages, and the parts of them that are sent again while somebody looks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from fastapi import Query
+from markupsafe import Markup
+from starlette.responses import Response
+
+from corral.errors import JobNotFound, UnknownJobType
+from corral.interfaces.dashboard import presenting
+from corral.interfaces.dashboard.charts import Percentiles, latency_chart, sparkline, throughput_chart
+from corral.interfaces.dashboard.door import Visit, VisitDep
+from corral.interfaces.dashboard.rendering import render
+from corral.interfaces.http.listing import JobFilter, find_jobs
+from corral.interfaces.http.models import JobId, JobTypeName
+from corral.queue.family import Relative, children_of, relative
+from corral.queue.history import Stretch, oldest_waiting, read_history
+from corral.queue.job import JobState
+from corral.wire.keys import QueueKeys
+
+if TYPE_CHECKING:
+    from corral.queue.status import JobStatus
+
+Parts = dict[str, Markup]
+_PAGE: Final = 50
+_HOUR: Final = (timedelta(hours=1), 60)
+_DAY: Final = (timedelta(hours=24), 96)
+_TABS: Final = ("", "active", "waiting", "delayed", "waiting-children", "failed", "completed")
+_FLOW_DEPTH: Final = 6
+_FLOW_NODES: Final = 60
+Text = Annotated[str, Query(max_length=200)]
+
+
+def _part(visit: Visit, template: str, **values: Any) -> Markup:
+    return Markup(render(template, **visit.common, **values))  # noqa: S704 - Jinja has escaped the values in it
+
+
+def _keys(visit: Visit, job_type: str) -> QueueKeys:
+    return QueueKeys(visit.api.corral.prefix, job_type)
+
+
+# --- all queues
+
+
+async def overview(visit: VisitDep) -> Response:
+    """All queues at a glance."""
+    return visit.page("overview.html", title="Queues", parts=await overview_parts(visit), live="/live/overview")
+
+
+async def overview_parts(visit: Visit) -> Parts:
+    """What changes on it."""
+    rows = await asyncio.gather(*(_row(visit, name) for name in sorted(visit.api.corral.job_types)))
+    return {"queues": _part(visit, "part_queues.html", rows=rows)}
+
+
+async def _row(visit: Visit, job_type: str) -> dict[str, Any]:
+    corral, keys = visit.api.corral, _keys(visit, job_type)
+    stats, oldest, history = await asyncio.gather(
+        corral.get_queue_stats(job_type),
+        oldest_waiting(corral.redis, keys),
+        read_history(corral.redis, keys, span=_HOUR[0], stretches=12),
+    )
+    completed = sum(one.completed for one in history)
+    failed = sum(one.failed for one in history)
+    return {
+        "stats": stats,
+        "oldest": oldest,
+        "per_minute": sum(one.completed + one.failed for one in history[-2:]) / 10,
+        "failures": failed / (completed + failed) if completed + failed else 0.0,
+        "spark": sparkline(
+            [one.completed + one.failed for one in history], f"{completed + failed} ended in the last hour"
+        ),
+    }
+
+
+# --- jobs
+
+
+async def jobs(  # noqa: PLR0917 - FastAPI gives them by name
+    visit: VisitDep,
+    job_type: Annotated[str, Query(alias="type", max_length=128)] = "",
+    state: Annotated[str, Query(max_length=20)] = "",
+    user: Text = "",
+    project: Text = "",
+    text: Text = "",
+    cursor: Annotated[int, Query(ge=0, le=10**15)] = 0,
+) -> Response:
+    """Jobs by state, type, user, project and text."""
+    query = {"type": job_type, "state": state, "user": user, "project": project, "text": text}
+    parts = {"jobs": await _jobs_part(visit, query, cursor)}
+    return visit.page("jobs.html", title="Jobs", query=query, states=list(JobState), parts=parts, live=None)
+
+
+async def _jobs_part(visit: Visit, query: Mapping[str, str], cursor: int = 0) -> Markup:
+    call = visit.call
+    types = [call.known(query["type"])] if query["type"] else sorted(visit.api.corral.job_types)
+    states = _states(query["state"])
+    wanted = JobFilter(user_id=query["user"] or None, project_id=query["project"] or None, text=query["text"] or None)
+    found: list[JobStatus] = []
+    following: int | None = None
+    for name in types:
+        some, following = await find_jobs(
+            visit.api.corral,
+            name,
+            states,
+            wanted=wanted,
+            may_see=call.may_see,
+            offset=cursor if len(types) == 1 else 0,
+            limit=_PAGE if len(types) == 1 else 20,
+            newest_first=True,
+            sees_everyone=call.principal.sees_everyone,
+        )
+        found += some
+    if len(types) > 1:
+        found.sort(key=lambda job: job.created_at.timestamp() if job.created_at else 0.0, reverse=True)
+        following = None
+    return _part(
+        visit, "part_jobs.html", jobs=found, query=query, following=following, searched=wanted != JobFilter(),
+        project_of=_project, several=len(types) > 1,
+    )  # fmt: skip
+
+
+def _project(job: JobStatus) -> str:
+    found = job.data.get("projectId") if isinstance(job.data, Mapping) else None
+    return found if isinstance(found, str) else ""
+
+
+def _states(state: str) -> list[JobState] | None:
+    if state == JobState.WAITING:
+        return [JobState.WAITING, JobState.PRIORITIZED]
+    return [JobState(state)] if state in set(JobState) else None
+
+
+# --- one queue
+
+
+async def queue(
+    visit: VisitDep,
+    job_type: JobTypeName,
+    state: Annotated[str, Query(max_length=20)] = "",
+    span: Annotated[str, Query(pattern="^(hour|day)$")] = "hour",
+    cursor: Annotated[int, Query(ge=0, le=10**15)] = 0,
+) -> Response:
+    """One queue: its jobs, its past hour or day, its workers."""
+    visit.call.known(job_type)
+    live = f"/live/queues/{job_type}?state={state}&span={span}"
+    parts = await queue_parts(visit, job_type, state, span, cursor=cursor, charts=True)
+    return visit.page(
+        "queue.html", title=job_type, job_type=job_type, state=state, span=span, parts=parts,
+        live=None if cursor else live, tabs=_TABS,
+    )  # fmt: skip
+
+
+async def queue_parts(
+    visit: Visit, job_type: str, state: str, span: str, *, cursor: int = 0, charts: bool = True
+) -> Parts:
+    """What changes on it; the charts less often than the rest."""
+    corral = visit.api.corral
+    query = {"type": job_type, "state": state, "user": "", "project": "", "text": ""}
+    stats, listed = await asyncio.gather(corral.get_queue_stats(job_type), _jobs_part(visit, query, cursor))
+    parts = {"figures": _part(visit, "part_figures.html", stats=stats), "jobs": listed}
+    if charts:
+        length, stretches = _DAY if span == "day" else _HOUR
+        history = await read_history(corral.redis, _keys(visit, job_type), span=length, stretches=stretches)
+        parts["charts"] = _charts(visit, history, span)
+        if visit.session.principal.sees_everyone:
+            parts["workers"] = _part(visit, "part_workers.html", workers=await corral.list_workers(job_type))
+    return parts
+
+
+def _charts(visit: Visit, history: list[Stretch], span: str) -> Markup:
+    waits = [value for one in history for value in one.wait_s]
+    runs = [value for one in history for value in one.run_s]
+    completed, failed = sum(one.completed for one in history), sum(one.failed for one in history)
+    return _part(
+        visit,
+        "part_charts.html",
+        throughput=throughput_chart(history, f"Jobs ended in the last {span}: {completed} completed, {failed} failed"),
+        latency=latency_chart(history, f"Time from due to done in the last {span}, median and 95th percentile"),
+        completed=completed,
+        failed=failed,
+        wait=Percentiles.of(waits),
+        run=Percentiles.of(runs),
+    )
+
+
+# --- one job
+
+
+async def job(visit: VisitDep, job_type: JobTypeName, job_id: JobId) -> Response:
+    """One job, with its logs as they come."""
+    status = await visit.call.job(job_type, job_id)
+    logs = await visit.api.corral.get_job_logs(job_type, job_id, limit=1000)
+    parts = await job_parts(visit, status)
+    live = f"/live/jobs/{job_type}/{job_id}?offset={len(logs.lines)}"
+    return visit.page("job.html", title=f"{job_type} {job_id}", job=status, logs=logs, parts=parts, live=live)
+
+
+async def job_parts(visit: Visit, status: JobStatus) -> Parts:
+    """What changes on it."""
+    shape, result = presenting.shape_of(status.result)
+    nodes = await family_of(visit, status)
+    return {
+        "head": _part(visit, "part_job.html", job=status, timeline=presenting.timeline(status)),
+        "outcome": _part(visit, "part_outcome.html", job=status, result=result, shape=shape),
+        "flow": _part(visit, "part_flow.html", nodes=nodes, job=status),
+    }
+
+
+async def family_of(visit: Visit, status: JobStatus) -> list[tuple[int, JobStatus]]:
+    """The flow that a job belongs to, as (depth, job) from the root on; empty when it stands alone."""
+    prefix = visit.api.corral.prefix
+    root, seen = status, {(status.job_type, status.id)}
+    while root.parent is not None and (named := relative(root.parent, prefix)) is not None:
+        above = await _look(visit, named)
+        if above is None or (above.job_type, above.id) in seen:
+            break
+        root = above
+        seen.add((root.job_type, root.id))
+    found: list[tuple[int, JobStatus]] = []
+
+    async def walk(node: JobStatus, depth: int) -> None:
+        if len(found) >= _FLOW_NODES:
+            return
+        found.append((depth, node))
+        if depth < _FLOW_DEPTH:
+            for named in await children_of(visit.api.corral.redis, _keys(visit, node.job_type), node.id):
+                child = await _look(visit, named)
+                if child is not None:
+                    await walk(child, depth + 1)
+
+    await walk(root, 0)
+    return found if len(found) > 1 else []
+
+
+async def _look(visit: Visit, named: Relative) -> JobStatus | None:
+    try:
+        return await visit.call.job(named.job_type, named.id)
+    except (JobNotFound, UnknownJobType):
+        return None
+
+
+# --- workers
+
+
+async def workers(visit: VisitDep) -> Response:
+    """All workers, and what each does now."""
+    return visit.page("workers.html", title="Workers", parts=await workers_parts(visit), live="/live/workers")
+
+
+async def workers_parts(visit: Visit) -> Parts:
+    """What changes on it; those who see only their own jobs see no workers."""
+    if not visit.session.principal.sees_everyone:
+        return {"workers": _part(visit, "part_workers.html", workers=[])}
+    corral = visit.api.corral
+    lists = await asyncio.gather(*(corral.list_workers(name) for name in sorted(corral.job_types)))
+    return {"workers": _part(visit, "part_workers.html", workers=[one for some in lists for one in some])}
