@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,11 +83,17 @@ def _run_command(command: str, environment: dict[str, str]) -> None:
     with subprocess.Popen(
         arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        if command.startswith(_LASTING) and process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=60)
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            if command.startswith(_LASTING) and process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            rest, _ = process.communicate()
+        finally:
+            process.kill()
+            watchdog.cancel()
     # 1: the doctor found a fault on this machine, or the watched job had failed.
     assert process.returncode in {0, 1, 130}, f"{command}: {said}{rest}"
     assert "Traceback" not in said + rest

@@ -475,7 +475,7 @@ class Authenticator:
         Raises:
             NotAuthenticated: It is not accepted.
         """
-        if self._jwt is not None and credential.count(".") == 2:  # noqa: PLR2004 - header.claims.signature
+        if self._jwt is not None and credential.count(".") == 2:
             return await self._jwt.check(credential)
         return await self.tokens.check(credential)
 

@@ -51,11 +51,12 @@ def stats(
             rows = await count()
             output.show([_as_counts(row) for row in rows], stats_table(rows))
             return
-        with nullcontext() if output.json else Live(console=output.out, auto_refresh=False) as live:
+        in_place = output.out.is_terminal and not output.json
+        with Live(console=output.out, auto_refresh=False) if in_place else nullcontext() as live:
             while True:
                 rows = await count()
                 if live is None:
-                    output.show([_as_counts(row) for row in rows])
+                    output.show([_as_counts(row) for row in rows], stats_table(rows))
                 else:
                     live.update(stats_table(rows), refresh=True)
                 await asyncio.sleep(interval.total_seconds())

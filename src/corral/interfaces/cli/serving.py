@@ -19,6 +19,7 @@ from corral.interfaces.cli import parts
 from corral.interfaces.cli.output import ExitCode, Output
 from corral.interfaces.cli.parameters import JsonOption
 from corral.interfaces.cli.session import Invocation, leave, run
+from corral.jobs.job_type import JobType
 
 commands = typer.Typer()
 
@@ -52,9 +53,10 @@ def worker(
     corral worker --app package.module:corral --queues a,b --concurrency 50
     """
     start_logging()
+    invocation = invocation_of(context, app)
 
     async def command(corral: Corral, output: Output) -> ExitCode | None:
-        names = queue_names(corral, queues)
+        names = queue_names(corral, queues, own_first=invocation.app is not None)
         async with stop_signals() as stop:
             workers = await corral.start_workers(names, concurrency=concurrency)
             output.show({"event": "started", "queues": names}, f"serving {escape(', '.join(names))}")
@@ -70,7 +72,7 @@ def worker(
         output.show({"event": "stopped"}, "stopped")
         return None
 
-    run(context, command, json=json, invocation=invocation_of(context, app))
+    run(context, command, json=json, invocation=invocation)
 
 
 @commands.command()
@@ -102,7 +104,7 @@ def serve(
     invocation = invocation_of(context, app)
 
     async def command(corral: Corral, _: Output) -> ExitCode | None:
-        chosen = queue_names(corral, queues) if workers else False
+        chosen = queue_names(corral, queues, own_first=invocation.app is not None) if workers else False
         await serve_http(
             corral, host=host, port=port, workers=chosen, dashboard=dashboard, search=parts.code_search(corral)
         )
@@ -124,8 +126,14 @@ def start_logging() -> None:
     )
 
 
-def queue_names(corral: Corral, given: str | None) -> list[str]:
-    """The queues to serve.
+def queue_names(corral: Corral, given: str | None, *, own_first: bool) -> list[str]:
+    """The queues to serve: those given, else all that have a handler here.
+
+    Args:
+        corral: Declares them.
+        given: Names separated by commas.
+        own_first: Leave the four job types out where an app declares handlers of its own; they need the model, the
+            sandbox and the index, which its workers may not have.
 
     Raises:
         UnknownJobType: One of them is not declared.
@@ -137,7 +145,8 @@ def queue_names(corral: Corral, given: str | None) -> list[str]:
             raise ConfigurationError(
                 "expected at least one handler, the app declares none. Mend: decorate one with @corral.handler(…)"
             )
-        return served
+        own = [name for name in served if name not in frozenset(JobType)]
+        return own if own_first and own else served
     names = [name.strip() for name in given.split(",") if name.strip()]
     if not names:
         raise ConfigurationError("--queues: expected names separated by commas, got none")

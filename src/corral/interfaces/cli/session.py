@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -110,6 +112,14 @@ def run(context: typer.Context, command: Command, *, json: bool, invocation: Inv
     leave(guarded(opened, Output(as_json_lines=json), debug=said.debug))
 
 
+async def _interruptible(action: Coroutine[Any, Any, ExitCode | None]) -> ExitCode | None:
+    """Let SIGTERM do what Ctrl-C does: stop the command in order, so that nothing half-done stays behind."""
+    task = asyncio.current_task()
+    if task is not None and threading.current_thread() is threading.main_thread():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await action
+
+
 def leave(code: ExitCode) -> None:
     """End the process unless all is well."""
     if code is not ExitCode.OK:
@@ -121,7 +131,7 @@ def guarded(
 ) -> ExitCode:
     """Run ``action``; a user's mistake gets one clear line, never a stack trace."""
     try:
-        return asyncio.run(action(output)) or ExitCode.OK
+        return asyncio.run(_interruptible(action(output))) or ExitCode.OK
     except CorralError as error:
         if debug:
             traceback.print_exc()

@@ -52,7 +52,7 @@ class Problem(BaseModel):
     retry_after_s: int | None = Field(default=None, description="When the same request can succeed.")
 
 
-class HttpProblem(CorralError):  # noqa: N818 - RFC 9457 calls them problems
+class HttpProblem(CorralError):
     """A problem that only HTTP knows (a body too large, a key used twice)."""
 
     def __init__(self, status: int, slug: str, title: str, detail: str, fields: Sequence[FieldProblem] = ()) -> None:

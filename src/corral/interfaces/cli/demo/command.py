@@ -36,6 +36,7 @@ from corral.interfaces.cli.output import ExitCode, Output
 from corral.interfaces.cli.parameters import JsonOption
 from corral.interfaces.cli.pipelines import show_pipeline, steps_table
 from corral.interfaces.cli.session import Invocation, guarded, leave, read_settings
+from corral.jobs.job_type import JobType
 from corral.pipeline import PIPELINE, Pipeline, StepState, reported_steps
 from corral.projects import Project
 from corral.queue.job import JobState
@@ -146,7 +147,7 @@ async def _prepare(settings: Settings, repo: str | None, prompt: str | None) -> 
 
 async def _through_workers(corral: Corral, output: Output, asked: Pipeline) -> JobStatus:
     """Run one pipeline with workers of this process; told to stop, it leaves no job behind."""
-    workers = await corral.start_workers()
+    workers = await corral.start_workers([*JobType, PIPELINE])
     try:
         job = await corral.add_job(PIPELINE, asked)
         try:
