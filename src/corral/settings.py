@@ -155,6 +155,8 @@ class Settings(BaseSettings):
     """The App's installation in the account that owns the repositories."""
     github_app_private_key: SecretStr | None = None
     """The App's private key in PEM, or the path of its file."""
+    github_app_workflows: bool = False
+    """Ask for tokens that may change ``.github/workflows`` too; the App must have that permission."""
     gitlab_token: Annotated[
         SecretStr | None,
         Field(validation_alias=AliasChoices("gitlab_token", "GITLAB_TOKEN", "CORRAL_GITLAB_TOKEN")),

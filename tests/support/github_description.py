@@ -1,7 +1,7 @@
 """GitHub's own description of its REST API, cut to the paths that Corral uses.
 
-It comes as an npm package. It is taken from ``tests/node`` when it is installed there; else its archive is fetched, once,
-by npm, and checked against its hash. Only the cut is kept, in the project's cache folder.
+It comes as an npm package. It is taken from ``tests/node`` when it is installed there; else its archive is fetched,
+once, by npm, and checked against its hash. Only the cut is kept, in the project's cache folder.
 """
 
 from __future__ import annotations

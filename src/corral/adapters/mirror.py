@@ -38,6 +38,8 @@ _IDENTITY: Final = re.compile(r"^([^<>\x00-\x1f]+?)\s*<([^<>\x00-\x20]+)>\Z")
 _TRAILER: Final = re.compile(r"^[A-Za-z][A-Za-z0-9-]*\Z")
 _GITLINK: Final = "160000"
 _PACKS_BEFORE_REPACK: Final = 40
+#: Longer than a generated commit is kept in Redis, after which nobody can name it any more.
+_KEEP_GENERATED: Final = timedelta(days=30)
 
 
 class FileStatus(StrEnum):
@@ -195,7 +197,7 @@ class Mirror:
             started = time.time()
             await self._fetch(remote, fd)
             stamp.write_text(f"{started!r} {address}")
-            await self._repack(fd)
+            await self._tidy(fd)
 
     @contextlib.asynccontextmanager
     async def _write_lock(self) -> AsyncIterator[int]:
@@ -241,10 +243,32 @@ class Mirror:
                 leftover.unlink(missing_ok=True)
             await self._git.run(*command, git_dir=self.path, remote=remote, keep_open=[fd], timeout=timedelta(hours=1))
 
-    async def _repack(self, fd: int) -> None:
+    async def _tidy(self, fd: int) -> None:
+        """Once a day: forget generated branches that nobody comes back to, and keep the number of packs low."""
+        stamp = self.path / "corral-tidied"
+        now = time.time()
+        if stamp.exists() and now - stamp.stat().st_mtime < timedelta(days=1).total_seconds():
+            return
+        listed = await self._git.run(
+            "for-each-ref",
+            "--format=%(committerdate:unix) %(refname)",
+            "refs/heads/",
+            "refs/corral/",
+            git_dir=self.path,
+        )
+        oldest = now - _KEEP_GENERATED.total_seconds()
+        old = [name for date, _, name in (row.partition(" ") for row in listed.text.splitlines()) if int(date) < oldest]
+        if old:
+            commands = "".join(f"delete {name}\n" for name in old)
+            await self._git.run("update-ref", "--stdin", git_dir=self.path, stdin=commands.encode(), keep_open=[fd])
+        expiry = f"--expire={_KEEP_GENERATED.days}.days.ago"
+        await self._git.run("prune", expiry, git_dir=self.path, keep_open=[fd], timeout=timedelta(hours=1))
         packs = self.path / "objects" / "pack"
         if sum(1 for name in os.listdir(packs) if name.endswith(".pack")) > _PACKS_BEFORE_REPACK:  # noqa: PTH208  names only
-            await self._git.run("repack", "--geometric=2", "-d", "-q", git_dir=self.path, keep_open=[fd])
+            await self._git.run(
+                "repack", "--geometric=2", "-d", "-q", git_dir=self.path, keep_open=[fd], timeout=timedelta(hours=1)
+            )
+        stamp.touch()
 
     # --- reading
 

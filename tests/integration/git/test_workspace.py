@@ -327,6 +327,40 @@ async def test_locks_that_a_killed_git_left_are_removed(bench: Bench) -> None:
     assert await bench.workspaces.resolve(bench.project) == moved
 
 
+async def test_generated_branches_are_forgotten_when_they_are_old(bench: Bench) -> None:
+    await bench.workspaces.resolve(bench.project)
+    mirror = bench.workspaces.mirror(bench.project)
+    tree = git(mirror.path, "rev-parse", f"{bench.repository.tip()}^{{tree}}")
+    for name, date in (("old", "1700000000 +0000"), ("new", f"{int(time.time())} +0000")):
+        made = await mirror.commit_tree(
+            tree, [bench.repository.tip()], "x", author="R <r@x>", committer="R <r@x>", committer_date=date
+        )
+        await mirror.set_branch(name, made)
+    (mirror.path / "corral-tidied").unlink()
+    await bench.workspaces.resolve(bench.project, "main")
+    assert git(mirror.path, "for-each-ref", "--format=%(refname)", "refs/heads").split() == ["refs/heads/new"]
+    assert await mirror.branch("main") == bench.repository.tip()
+
+
+async def test_a_command_that_is_cancelled_is_killed_with_its_children(tmp_path: Path) -> None:
+    program = tmp_path / "slow-git"
+    program.write_text(
+        f"#!/bin/sh\nsleep 600 &\necho $! > {tmp_path}/child.tmp\nmv {tmp_path}/child.tmp {tmp_path}/child\nwait\n"
+    )
+    program.chmod(0o755)
+    running = asyncio.create_task(Git(program=str(program)).run("status"))
+    while not (tmp_path / "child").exists():
+        await asyncio.sleep(0.005)
+    child = Path("/proc") / (tmp_path / "child").read_text().strip()
+    assert child.exists()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    async with asyncio.timeout(10):
+        while child.exists() and "Z" not in (child / "stat").read_text().split()[2]:
+            await asyncio.sleep(0.005)
+
+
 async def test_a_mirror_that_was_deleted_is_made_again(bench: Bench) -> None:
     await bench.workspaces.resolve(bench.project)
     shutil.rmtree(bench.workspaces.mirror(bench.project).path)

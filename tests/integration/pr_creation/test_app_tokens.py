@@ -41,6 +41,7 @@ def app(github: FakeGitHub, key: str = _PEM) -> AppTokens:
 async def test_a_pull_request_is_opened_with_tokens_for_this_repository_only(
     tmp_path: Path, github: FakeGitHub
 ) -> None:
+    github.can_push = False  # an App is no collaborator
     forge = GitHubForge(app(github), api_url=github.api_url)
     bench = PullRequestBench(
         tmp_path,
@@ -52,12 +53,7 @@ async def test_a_pull_request_is_opened_with_tokens_for_this_repository_only(
 
     [asked] = github.app_requests
     assert asked["repositories"] == [NAME]
-    assert asked["permissions"] == {
-        "contents": "write",
-        "issues": "write",
-        "metadata": "read",
-        "pull_requests": "write",
-    }
+    assert asked["permissions"] == {"contents": "write", "metadata": "read", "pull_requests": "write"}
     claims = jwt.decode(asked["jwt"], _KEY.public_key(), algorithms=["RS256"])
     assert claims["iss"] == "4711"
     assert 0 < claims["exp"] - claims["iat"] <= 600

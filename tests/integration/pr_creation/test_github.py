@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -218,6 +220,21 @@ async def test_a_push_through_a_broken_server_is_tried_again(bench: PullRequestB
         await bench.open(commit)
     assert (raised.value.reason, raised.value.retryable) == ("unreachable", True)
     assert (await bench.open(commit)).created
+
+
+async def test_a_forge_that_gives_no_answer_is_tried_again(tmp_path: Path, github: FakeGitHub) -> None:
+    answered = threading.Event()
+
+    def wait(_request: Request) -> Reply:
+        answered.wait(30)
+        return Reply(500)
+
+    github.answer_next.append((_LOOK, wait))
+    forge = GitHubForge(PersonalToken(SecretStr(TOKEN)), api_url=github.api_url, timeout=timedelta(milliseconds=200))
+    with pytest.raises(ForgeFailed) as raised:
+        await forge.describe(github.address)
+    answered.set()
+    assert (raised.value.reason, raised.value.retryable) == ("timed_out", True)
 
 
 async def test_the_token_goes_to_no_other_host(bench: PullRequestBench, github: FakeGitHub) -> None:

@@ -107,7 +107,9 @@ async def test_the_token_stays_in_memory(
     assert holding(tmp_path) == []
     assert TOKEN not in repr(bench.redis.values)  # type: ignore[attr-defined]
     assert TOKEN not in "".join(said)
-    assert TOKEN not in repr((bench.news.progress_values, bench.news.log_lines, forge.__dict__, GitCredential("x", TOKEN)))
+    assert TOKEN not in repr(
+        (bench.news.progress_values, bench.news.log_lines, forge.__dict__, GitCredential("x", TOKEN))
+    )
     assert TOKEN not in caplog.text
     assert TOKEN not in "".join(capfd.readouterr())
     assert TOKEN not in repr(os.environ)

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from tests.support.fake_github import TOKEN, FakeGitHub, rate_limited
+from tests.support.pull_requests import PullRequestBench
+from tests.support.web_server import Reply
 
 from corral.client import Corral
 from corral.errors import JobFailed
 from corral.projects import ForgeKind, Project, ProjectStore
 from corral.settings import Settings
 from corral.testing.server import EmbeddedServer
-from tests.support.fake_github import TOKEN, FakeGitHub, rate_limited
-from tests.support.pull_requests import PullRequestBench
-from tests.support.web_server import Reply
 
 
 @pytest.fixture

@@ -85,13 +85,19 @@ class _Setup:
 
     def _app(self, address: str) -> TokenSource:
         with _extra():
-            from corral.adapters.forge.github import AppTokens  # noqa: PLC0415  needs corral[forge]
+            from corral.adapters.forge.github import APP_PERMISSIONS, AppTokens  # noqa: PLC0415  needs corral[forge]
         settings = self._settings
         app_id, installation = settings.github_app_id, settings.github_app_installation_id
         key = settings.github_app_private_key
         if app_id is None or installation is None or key is None:
             raise ConfigurationError(_HALF_AN_APP)
-        return AppTokens(app_id=app_id, installation_id=installation, private_key=key, api_url=address)
+        return AppTokens(
+            app_id=app_id,
+            installation_id=installation,
+            private_key=key,
+            api_url=address,
+            permissions={**APP_PERMISSIONS, **({"workflows": "write"} if settings.github_app_workflows else {})},
+        )
 
     def _gitlab(self, url: str | None) -> Forge:
         with _extra():

@@ -46,8 +46,8 @@ _AUTO_MERGE: Final = """
 mutation($id: ID!) { enablePullRequestAutoMerge(input: {pullRequestId: $id}) { clientMutationId } }
 """
 
-#: What the installation token is asked for, and no more.
-APP_PERMISSIONS: Final = {"contents": "write", "pull_requests": "write", "issues": "write", "metadata": "read"}
+#: What the installation token is asked for, and no more; labels and assignees of pull requests need no other.
+APP_PERMISSIONS: Final = {"contents": "write", "pull_requests": "write", "metadata": "read"}
 
 
 class TokenSource(Protocol):
@@ -55,6 +55,8 @@ class TokenSource(Protocol):
 
     account: str
     """Tells accounts apart without telling a token."""
+    has_role: bool
+    """Whether GitHub's ``permissions`` of a repository speak of the token's owner: an App is nobody's collaborator."""
 
     async def token(self, repository: str) -> str:
         """A token that is good for some minutes yet.
@@ -74,6 +76,7 @@ class PersonalToken:
 
     def __init__(self, token: SecretStr) -> None:
         self._token = token
+        self.has_role = True
         self.account = hashlib.sha256(token.get_secret_value().encode()).hexdigest()[:12]
 
     async def token(self, _repository: str) -> str:
@@ -119,6 +122,7 @@ class AppTokens:
         self._permissions = dict(permissions or APP_PERMISSIONS)
         self._tokens: dict[str, _InstallationToken] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self.has_role = False
         self.account = f"app-{app_id}-{installation_id}"
 
     async def token(self, repository: str) -> str:
@@ -277,7 +281,7 @@ class GitHubForge:
         body = await self._send(repository, "look up the repository", "GET", "")
         if not isinstance(body, dict) or "default_branch" not in body:
             raise self._refused(Refusal.INVALID_ANSWER, "look up the repository", "the answer is not a repository")
-        permissions = body.get("permissions")
+        permissions = body.get("permissions") if self._tokens.has_role else None
         return RepositoryFacts(
             default_branch=str(body["default_branch"]),
             archived=bool(body.get("archived")),
