@@ -45,7 +45,9 @@ async def run_until_idle(
     try:
         async with asyncio.timeout(timeout.total_seconds()):
             # Asked again and again: workers in other processes may be at it too, and nobody tells of their idleness.
-            while not all([await _is_idle(corral, name, promote_delayed=promote_delayed) for name in names]):
+            while True:
+                if all([await _is_idle(corral, name, promote_delayed=promote_delayed) for name in names]):
+                    break
                 await asyncio.sleep(_PAUSE_S)
     except TimeoutError:
         found = [_describe(await corral.get_queue_stats(name)) for name in names]
