@@ -452,6 +452,11 @@ class Worker:
             self._listen()
 
     def _hold(self, lane: Lane, job_id: str) -> None:
+        earlier = self._held.get(job_id)
+        if earlier is not None:
+            # This process lost the job (it was frozen past its lease) and has got it back before it noticed: the keeper
+            # would from now on renew the new lease only.
+            self._lost(earlier)
         lane.job_id = job_id
         lane.held = self._held[job_id] = Held(job_id, lane.token, self._lost)
         lane.interruption = None

@@ -106,3 +106,21 @@ async def test_a_frozen_workers_handlers_are_cancelled_when_it_wakes(make_crew: 
             counts = await crew.state_counts("sleeper")
             assert counts["active"] == 2
             assert other.pid != frozen.pid
+
+
+@pytest.mark.slow
+async def test_a_worker_that_gets_its_own_lost_job_back_runs_it_once(make_crew: CrewMaker) -> None:
+    """Frozen past its lease, the only worker claims the job again, in another lane: the first run is stopped."""
+    async with make_crew("sleeper", lease_s=1, concurrency=2) as crew, scenarios.producer(crew) as corral:
+        worker = await crew.hire()
+        job = await corral.add_job("sleeper", {"seconds": 4})
+        await crew.wait_for_entries("start", 1)
+        worker.send(signal.SIGSTOP)
+        scripts = (await corral._queue("sleeper")).scripts
+        while not await scripts.sweep_stalled(max_crashes=3, interval_ms=1):  # as another worker would
+            await asyncio.sleep(0.1)
+        worker.send(signal.SIGCONT)
+        await crew.wait_for_entries("start", 2)
+        await crew.wait_until_done("sleeper", 1)
+        await crew.assert_each_completed_once("sleeper", [job.id])
+        assert [entry.event for entry in crew.ledger() if entry.event != "start"] == ["cancelled", "end"]
