@@ -17,11 +17,11 @@ LIMIT = 3
 
 
 @cached
-def total(prices: Any) -> Any:
+def total(prices):
     return sum(prices)
 
 
-def last() -> Any:
+def last():
     return os.sep
 
 

@@ -13,13 +13,13 @@ FILE = """\
 import os
 
 
-def area(width: Any, height: Any) -> Any:
+def area(width, height):
     if width < 0:
         raise ValueError("negative")
     return width * height
 
 
-def perimeter(width: Any, height: Any) -> Any:
+def perimeter(width, height):
     if height < 0:
         raise ValueError("negative")
     return 2 * (width + height)
@@ -139,7 +139,7 @@ LINES = st.lists(st.sampled_from(["a = 1", "b = 2", "    c(d)", "    return a", 
 @settings(max_examples=300, deadline=None)
 @given(LINES, LINES, LINES)
 def test_a_place_is_always_the_only_one_and_outside_of_it_nothing_changes(
-    lines: Any, search: str, replace: str
+    lines: list[str], search: list[str], replace: list[str]
 ) -> None:
     found = place(lines, search, replace)
     if isinstance(found, Missed):
