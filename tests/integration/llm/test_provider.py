@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from tests.support.openai_server import OpenAiServer, Reply
 
 from corral.adapters.llm.port import Finish, Message, ModelRequest, Role, Tool, ToolCall
 from corral.adapters.llm.provider import open_provider_model
 from corral.errors import LlmFailed, ModelUnavailable
-from tests.support.openai_server import OpenAiServer, Reply
 
 QUESTION = ModelRequest(
     system="You are terse.", messages=(Message(role=Role.USER, text="Hello?"),), max_tokens=50, temperature=0.5, seed=3
@@ -19,7 +20,7 @@ QUESTION = ModelRequest(
 
 
 @contextlib.asynccontextmanager
-async def model_at(server, **options):
+async def model_at(server: Any, **options: Any) -> Any:
     async with server.running():
         model = open_provider_model("openai-compatible", "m", base_url=server.url, api_key="k-1", **options)
         try:
@@ -28,17 +29,17 @@ async def model_at(server, **options):
             await model.close()
 
 
-async def ask(*replies, request=QUESTION, **options):
+async def ask(*replies: Any, request: Any = QUESTION, **options: Any) -> Any:
     server = OpenAiServer(*replies)
     async with model_at(server, **options) as model:
         return await model.complete(request), server
 
 
-async def test_text_streams_and_everything_is_sent_and_counted():
+async def test_text_streams_and_everything_is_sent_and_counted() -> None:
     server = OpenAiServer(Reply(pieces=("Hel", "lo", "!")))
     pieces = []
 
-    async def on_text(piece):
+    async def on_text(piece: str) -> Any:
         pieces.append(piece)
 
     async with model_at(server) as model:
@@ -57,7 +58,7 @@ async def test_text_streams_and_everything_is_sent_and_counted():
 TOOL = Tool(name="look", description="Look.", parameters={"type": "object", "properties": {"path": {"type": "string"}}})
 
 
-async def test_tool_calls_come_back_and_their_answers_go_out():
+async def test_tool_calls_come_back_and_their_answers_go_out() -> None:
     first = Reply(pieces=(), tool_calls=[("look", '{"path": "a"}')], finish="tool_calls")
     server = OpenAiServer(first, Reply())
     request = QUESTION.model_copy(update={"tools": (TOOL,)})
@@ -73,14 +74,14 @@ async def test_tool_calls_come_back_and_their_answers_go_out():
     assert (sent[3]["tool_call_id"], sent[3]["content"]) == ("c0", "nothing")
 
 
-async def test_malformed_arguments_reach_the_caller_as_they_are():
+async def test_malformed_arguments_reach_the_caller_as_they_are() -> None:
     request = QUESTION.model_copy(update={"tools": (TOOL,)})
     answer, _ = await ask(Reply(pieces=(), tool_calls=[("look", '{"path": "a')], finish="tool_calls"), request=request)
     assert answer.tool_calls[0].name == "look"
     assert '"a' in answer.tool_calls[0].arguments
 
 
-async def test_a_schema_is_asked_for():
+async def test_a_schema_is_asked_for() -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     answer, server = await ask(
         Reply(pieces=('{"n": 1}',)), request=QUESTION.model_copy(update={"output_schema": schema})
@@ -89,7 +90,7 @@ async def test_a_schema_is_asked_for():
     assert server.requests[0]["response_format"]["type"] == "json_schema"
 
 
-async def test_a_truncated_answer_says_so():
+async def test_a_truncated_answer_says_so() -> None:
     answer, _ = await ask(Reply(finish="length"))
     assert answer.finish is Finish.LENGTH
 
@@ -97,7 +98,7 @@ async def test_a_truncated_answer_says_so():
 @pytest.mark.parametrize(
     "reply", [Reply(pieces=(), refusal="I won't."), Reply(pieces=("I wo",), finish="content_filter")]
 )
-async def test_a_refusal_is_no_error(reply):
+async def test_a_refusal_is_no_error(reply: Any) -> None:
     answer, _ = await ask(reply)
     assert answer.finish is Finish.REFUSAL
 
@@ -123,7 +124,9 @@ CONTEXT = {"message": "request (9015 tokens) exceeds the available context size"
         (Reply(garbage=b"{not json"), "malformed_answer", True, None),
     ],
 )
-async def test_every_failure_has_its_name_and_says_what_to_do(reply, reason, retryable, pause_s):
+async def test_every_failure_has_its_name_and_says_what_to_do(
+    reply: Any, reason: str, retryable: Any, pause_s: Any
+) -> None:
     server = OpenAiServer(reply)
     async with model_at(server) as model:
         with pytest.raises(LlmFailed) as caught:
@@ -134,13 +137,13 @@ async def test_every_failure_has_its_name_and_says_what_to_do(reply, reason, ret
     assert "k-1" not in str(caught.value)
 
 
-async def test_an_answer_that_falls_silent_is_given_up():
+async def test_an_answer_that_falls_silent_is_given_up() -> None:
     with pytest.raises(LlmFailed, match="fell silent") as caught:
         await ask(Reply(stall_after=2), idle_timeout=timedelta(milliseconds=200))
     assert (caught.value.reason, caught.value.retryable) == ("timed_out", True)
 
 
-async def test_nobody_there_is_unreachable():
+async def test_nobody_there_is_unreachable() -> None:
     server = OpenAiServer(Reply())
     async with server.running():
         url = server.url
@@ -151,7 +154,7 @@ async def test_nobody_there_is_unreachable():
     await model.close()
 
 
-async def test_cancelling_ends_the_providers_call_at_once():
+async def test_cancelling_ends_the_providers_call_at_once() -> None:
     server = OpenAiServer(Reply(stall_after=2))
     async with model_at(server) as model:
         task = asyncio.create_task(model.complete(QUESTION))
@@ -163,13 +166,13 @@ async def test_cancelling_ends_the_providers_call_at_once():
             await server.hung_up.wait()
 
 
-def test_an_address_is_needed():
+def test_an_address_is_needed() -> None:
     with pytest.raises(ModelUnavailable, match="CORRAL_MODEL_BASE_URL"):
         open_provider_model("openai-compatible", "m")
 
 
 @pytest.mark.parametrize(("provider", "variable"), [("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY")])
-def test_a_missing_key_says_which(provider, variable, monkeypatch):
+def test_a_missing_key_says_which(provider: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(variable, raising=False)
     with pytest.raises(ModelUnavailable, match=variable):
         open_provider_model(provider, "some-model")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -13,23 +14,24 @@ from corral.adapters.llm.port import Finish, Message, ModelAnswer, ModelRequest,
 from corral.adapters.llm.response_cache import CachedModel, ResponseCache
 from corral.adapters.llm.scripted import ScriptedModel
 from corral.errors import LlmFailed
+from corral.testing import EmbeddedServer
 
 ANSWER = ModelAnswer(text="yes", usage=Usage(input_tokens=10, output_tokens=5, usd=0.25), model="m")
 
 
-def question(text="Is it?", **options):
+def question(text: str = "Is it?", **options: Any) -> Any:
     return ModelRequest(system="s", messages=(Message(role=Role.USER, text=text),), **options)
 
 
 @pytest.fixture(params=[True, False], ids=["decoding", "bytes"])
-async def redis(request, own_server):
+async def redis(request: Any, own_server: EmbeddedServer) -> Any:
     client = Redis.from_url(own_server.url, decode_responses=request.param)
     await client.flushdb()
     yield client
     await client.aclose()
 
 
-async def test_the_second_time_costs_nothing(redis):
+async def test_the_second_time_costs_nothing(redis: Any) -> None:
     model = ScriptedModel([ANSWER], name="m:1")
     async with ResponseCache(redis) as cache:
         cached = CachedModel(model, cache)
@@ -50,12 +52,12 @@ async def test_the_second_time_costs_nothing(redis):
         question(output_schema={"type": "object"}), question().model_copy(update={"system": "t"}),
     ],
 )  # fmt: skip
-def test_everything_that_decides_the_answer_decides_the_key(other):
+def test_everything_that_decides_the_answer_decides_the_key(other: Any) -> None:
     assert ResponseCache.key("m", other) != ResponseCache.key("m", question())
     assert ResponseCache.key("n", question()) != ResponseCache.key("m", question())
 
 
-async def test_by_itself_it_keeps_anything_that_json_can_hold(redis):
+async def test_by_itself_it_keeps_anything_that_json_can_hold(redis: Any) -> None:
     async with ResponseCache(redis, ttl=timedelta(seconds=60)) as cache:
         async with cache.slot("gpt", {"prompt": "p", "n": 1}) as slot:
             assert not slot.hit
@@ -71,7 +73,7 @@ async def test_by_itself_it_keeps_anything_that_json_can_hold(redis):
         ModelAnswer(text="half", finish=Finish.LENGTH), ModelAnswer(text="no", finish=Finish.REFUSAL), ModelAnswer(),
     ],
 )  # fmt: skip
-async def test_truncations_refusals_and_nothing_are_not_kept(redis, answer):
+async def test_truncations_refusals_and_nothing_are_not_kept(redis: Any, answer: Any) -> None:
     model = ScriptedModel([answer, ANSWER], name="m")
     async with ResponseCache(redis) as cache:
         cached = CachedModel(model, cache)
@@ -79,7 +81,7 @@ async def test_truncations_refusals_and_nothing_are_not_kept(redis, answer):
         assert (await cached.complete(question())).text == "yes"
 
 
-async def test_an_error_is_not_kept_and_the_next_one_asks(redis):
+async def test_an_error_is_not_kept_and_the_next_one_asks(redis: Any) -> None:
     error = LlmFailed("no", service="m", operation="complete", retryable=True)
     model = ScriptedModel([error, ANSWER], name="m")
     async with ResponseCache(redis) as cache:
@@ -91,18 +93,18 @@ async def test_an_error_is_not_kept_and_the_next_one_asks(redis):
 
 
 class SlowModel(ScriptedModel):
-    def __init__(self, answers):
+    def __init__(self, answers: Any) -> None:
         super().__init__(answers, name="m")
         self.asked = asyncio.Event()
         self.go_on = asyncio.Event()
 
-    async def complete(self, request, *, on_text=None):
+    async def complete(self, request: Any, *, on_text: Any = None) -> Any:
         self.asked.set()
         await self.go_on.wait()
         return await super().complete(request, on_text=on_text)
 
 
-async def test_a_hundred_identical_requests_make_one_call(redis):
+async def test_a_hundred_identical_requests_make_one_call(redis: Any) -> None:
     model = SlowModel([ANSWER])
     async with ResponseCache(redis) as cache, ResponseCache(redis) as another:
         waiting = [asyncio.create_task(CachedModel(model, one).complete(question())) for one in [cache, another] * 5]
@@ -115,7 +117,7 @@ async def test_a_hundred_identical_requests_make_one_call(redis):
     assert sum(not answer.from_cache for answer in answers) == 1
 
 
-async def test_a_hundred_identical_failures_make_one_call(redis):
+async def test_a_hundred_identical_failures_make_one_call(redis: Any) -> None:
     model = SlowModel([LlmFailed("no", service="m", operation="complete", retryable=True)])
     async with ResponseCache(redis) as cache:
         shared = CachedModel(model, cache)
@@ -127,7 +129,7 @@ async def test_a_hundred_identical_failures_make_one_call(redis):
     assert len(model.requests) == 1
 
 
-async def test_when_the_one_who_asked_is_cancelled_another_takes_over(redis):
+async def test_when_the_one_who_asked_is_cancelled_another_takes_over(redis: Any) -> None:
     model = SlowModel([ANSWER])
     async with ResponseCache(redis) as cache:
         shared = CachedModel(model, cache)
@@ -147,7 +149,7 @@ import asyncio, sys
 from redis.asyncio import Redis
 from corral.adapters.llm.response_cache import ResponseCache
 
-async def main():
+async def main() -> Any:
     redis = Redis.from_url(sys.argv[1], decode_responses=True)
     async with ResponseCache(redis) as cache:
         async with cache.slot("m", "q") as slot:
@@ -165,13 +167,13 @@ asyncio.run(main())
 """
 
 
-async def start(url, how):
+async def start(url: str, how: Any) -> Any:
     return await asyncio.create_subprocess_exec(
         sys.executable, "-c", PROGRAM, url, how, stdout=asyncio.subprocess.PIPE, cwd="src"
     )
 
 
-async def test_one_flight_per_key_across_processes(redis, own_server):
+async def test_one_flight_per_key_across_processes(redis: Any, own_server: EmbeddedServer) -> None:
     processes = [await start(own_server.url, "lives") for _ in range(4)]
     while await redis.get("calls") is None:
         await asyncio.sleep(0.02)
@@ -181,7 +183,7 @@ async def test_one_flight_per_key_across_processes(redis, own_server):
     assert int(await redis.get("calls")) == 1
 
 
-async def test_a_flight_whose_process_died_is_taken_over(redis, own_server):
+async def test_a_flight_whose_process_died_is_taken_over(redis: Any, own_server: EmbeddedServer) -> None:
     dying = await start(own_server.url, "dies")
     while await redis.get("calls") is None:
         await asyncio.sleep(0.02)
@@ -195,7 +197,7 @@ async def test_a_flight_whose_process_died_is_taken_over(redis, own_server):
         slot.keep("mine")
 
 
-async def test_long_answers_are_compressed_and_whole(redis):
+async def test_long_answers_are_compressed_and_whole(redis: Any) -> None:
     text = "def add(a, b): return a + b\n" * 5000
     async with ResponseCache(redis) as cache:
         async with cache.slot("m", "q") as slot:
@@ -205,13 +207,13 @@ async def test_long_answers_are_compressed_and_whole(redis):
     assert await redis.strlen(ResponseCache.key("m", "q")) < len(text) / 20
 
 
-async def test_short_answers_are_plain_json_for_others_to_read(redis):
+async def test_short_answers_are_plain_json_for_others_to_read(redis: Any) -> None:
     async with ResponseCache(redis) as cache, cache.slot("m", "q") as slot:
         slot.keep({"text": "yes"})
     assert json.loads(await redis.get(ResponseCache.key("m", "q")))["value"] == {"text": "yes"}
 
 
-async def test_it_is_bounded_and_the_oldest_go_first(redis):
+async def test_it_is_bounded_and_the_oldest_go_first(redis: Any) -> None:
     async with ResponseCache(redis, max_bytes=4000, max_value_bytes=2000, compress_over_bytes=10_000) as cache:
         for number in range(10):
             async with cache.slot("m", number) as slot:
@@ -224,7 +226,7 @@ async def test_it_is_bounded_and_the_oldest_go_first(redis):
     assert int(await redis.get("llm-cache:bytes")) <= 4000
 
 
-async def test_what_expired_is_taken_off_the_books(redis):
+async def test_what_expired_is_taken_off_the_books(redis: Any) -> None:
     async with ResponseCache(redis, ttl=timedelta(milliseconds=30)) as cache:
         async with cache.slot("m", 1) as slot:
             slot.keep("x" * 500)
@@ -237,7 +239,7 @@ async def test_what_expired_is_taken_off_the_books(redis):
     assert int(await redis.get("llm-cache:bytes")) < 100
 
 
-async def test_tool_calls_are_kept_too(redis):
+async def test_tool_calls_are_kept_too(redis: Any) -> None:
     call = ModelAnswer(tool_calls=(ToolCall(id="1", name="look", arguments="{}"),), finish=Finish.TOOL_CALLS)
     async with ResponseCache(redis) as cache:
         cached = CachedModel(ScriptedModel([call], name="m"), cache)
@@ -245,7 +247,7 @@ async def test_tool_calls_are_kept_too(redis):
         assert (await cached.complete(question())).tool_calls == call.tool_calls
 
 
-async def test_budgets_count_per_job_user_and_day(redis):
+async def test_budgets_count_per_job_user_and_day(redis: Any) -> None:
     budgets = Budgets(redis, user=Allowance(tokens=100), day=Allowance(usd=1.0))
     usage = Usage(input_tokens=40, output_tokens=20, usd=0.4)
     job = Allowance(tokens=1000)

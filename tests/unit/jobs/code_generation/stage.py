@@ -94,8 +94,15 @@ class PlainTests:
         self.runs = 0
 
     async def run(
-        self, worktree: Path, *, command: str, commit: str, timeout: timedelta, project_id: str, setup_command: str | None = None
-    ) -> TestReport:  # fmt: skip
+        self,
+        worktree: Path,
+        *,
+        command: str,
+        commit: str,
+        timeout: timedelta,
+        project_id: str,
+        setup_command: str | None = None,
+    ) -> TestReport:
         del timeout, project_id, setup_command
         self.runs += 1
         program = (
@@ -138,7 +145,7 @@ class Stage:
     """A handler with everything around it."""
 
     root: Path
-    models: dict[str, LanguageModel]
+    models: Mapping[str, LanguageModel]
     files: Mapping[str, str] = field(default_factory=lambda: dict(FILES))
     redis: Any = None
     budgets: Any = None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from corral.jobs.code_generation.definitions import CannotMergeError, merge_definitions
@@ -28,13 +30,13 @@ if __name__ == "__main__":
 '''
 
 
-def test_a_new_function_goes_to_the_end_before_the_main_block():
+def test_a_new_function_goes_to_the_end_before_the_main_block() -> None:
     merged = merge_definitions(SOURCE, "def fresh(x):\n    return x\n")
     assert merged.added == ("fresh",)
     assert merged.text == SOURCE.replace("\n\nif __name__", "\n\ndef fresh(x):\n    return x\n\n\nif __name__")
 
 
-def test_a_definition_of_the_same_name_is_replaced_with_its_decorators():
+def test_a_definition_of_the_same_name_is_replaced_with_its_decorators() -> None:
     merged = merge_definitions(SOURCE, "def total(prices):\n    return sum(prices, 0)\n")
     assert merged.replaced == ("total",)
     assert merged.text == SOURCE.replace(
@@ -42,7 +44,7 @@ def test_a_definition_of_the_same_name_is_replaced_with_its_decorators():
     )
 
 
-def test_imports_are_added_once_when_they_are_used_and_not_of_own_names():
+def test_imports_are_added_once_when_they_are_used_and_not_of_own_names() -> None:
     answer = "import os\nimport re\nimport json\nfrom shop import total\n\ndef fresh():\n    return re, os, total\n"
     merged = merge_definitions(SOURCE, answer)
     assert "from shop.price import Price\nimport re\n" in merged.text
@@ -51,20 +53,20 @@ def test_imports_are_added_once_when_they_are_used_and_not_of_own_names():
     assert merged.text.count("import os") == 1
 
 
-def test_a_copy_of_what_the_file_imports_is_dropped():
+def test_a_copy_of_what_the_file_imports_is_dropped() -> None:
     merged = merge_definitions(SOURCE, "class Price:\n    pass\n\n\ndef fresh():\n    return Price()\n")
     assert merged.added == ("fresh",)
     assert "class Price" not in merged.text
 
 
-def test_constants_are_replaced_or_added_after_the_imports():
+def test_constants_are_replaced_or_added_after_the_imports() -> None:
     merged = merge_definitions(SOURCE, "LIMIT = 5\nSTEP = 2\n\ndef fresh():\n    return STEP\n")
     assert "LIMIT = 5" in merged.text
     assert "LIMIT = 3" not in merged.text
     assert merged.text.index("STEP = 2") < merged.text.index("def total")
 
 
-def test_an_empty_file_becomes_the_answer():
+def test_an_empty_file_becomes_the_answer() -> None:
     assert (
         merge_definitions("", "import re\n\ndef f():\n    return re\n").text == "import re\n\ndef f():\n    return re\n"
     )
@@ -78,6 +80,6 @@ def test_an_empty_file_becomes_the_answer():
         ("class Price:\n    pass\n", "defines nothing"),
     ],
 )
-def test_answers_without_a_usable_definition_are_refused(answer, why):
+def test_answers_without_a_usable_definition_are_refused(answer: Any, why: str) -> None:
     with pytest.raises(CannotMergeError, match=why):
         merge_definitions(SOURCE, answer)

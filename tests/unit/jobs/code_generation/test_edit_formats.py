@@ -25,7 +25,7 @@ b = 2
 """
 
 
-def test_search_replace_blocks_are_read_with_their_path():
+def test_search_replace_blocks_are_read_with_their_path() -> None:
     assert parse_edits(BLOCK, EditFormat.SEARCH_REPLACE) == [
         SearchReplace(path="src/app.py", search="a = 1\n", replace="a = 2\n"),
         SearchReplace(path="src/app.py", search="b = 1\n", replace="b = 2\n"),
@@ -42,7 +42,7 @@ def test_search_replace_blocks_are_read_with_their_path():
         ("a.rst\n<<<<<<< SEARCH\nTitle\n=======\na\n=======\nb\n>>>>>>> REPLACE\n", "several lines"),
     ],
 )
-def test_broken_blocks_say_what_is_wrong(text, why):
+def test_broken_blocks_say_what_is_wrong(text: str, why: str) -> None:
     with pytest.raises(FormatError, match=why):
         parse_edits(text, EditFormat.SEARCH_REPLACE)
 
@@ -75,7 +75,7 @@ rename to b.py
 """
 
 
-def test_unified_diffs_are_read_by_their_lines_and_not_by_their_numbers():
+def test_unified_diffs_are_read_by_their_lines_and_not_by_their_numbers() -> None:
     assert parse_edits(DIFF, EditFormat.UNIFIED_DIFF) == [
         SearchReplace(path="README.md", search="```sh\nmake\n```\n\nmore\n", replace="```sh\nmake all\n```\n\nmore\n"),
         WholeFile(path="new.py", content="x = 1\ny = 2\n"),
@@ -93,12 +93,12 @@ def test_unified_diffs_are_read_by_their_lines_and_not_by_their_numbers():
         ("@@ -1 +1 @@\n-a\n+b\n", "names? its file|name its file"),
     ],
 )
-def test_broken_diffs_say_what_is_wrong(text, why):
+def test_broken_diffs_say_what_is_wrong(text: str, why: str) -> None:
     with pytest.raises(FormatError, match=why):
         parse_edits(text, EditFormat.UNIFIED_DIFF)
 
 
-def test_whole_files_are_read_with_the_path_above_or_in_the_fence():
+def test_whole_files_are_read_with_the_path_above_or_in_the_fence() -> None:
     text = "`src/a.py`:\n```python\na = 1\n```\n\n```python src/b.py\nb = 1\n```\n"
     assert parse_edits(text, EditFormat.WHOLE_FILE) == [
         WholeFile(path="src/a.py", content="a = 1\n"),

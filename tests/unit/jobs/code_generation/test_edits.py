@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from corral.jobs.code_generation.edits import (
@@ -12,11 +14,11 @@ from corral.jobs.code_generation.edits import (
 )
 
 
-def reader(files: dict[str, bytes]):
+def reader(files: dict[str, bytes]) -> Any:
     return files.get
 
 
-def test_all_edits_apply_or_none_does():
+def test_all_edits_apply_or_none_does() -> None:
     files = {"a.py": b"x = 1\n", "b.py": b"y = 2\n"}
     edits = [
         SearchReplace(path="a.py", search="x = 1", replace="x = 3"),
@@ -28,7 +30,7 @@ def test_all_edits_apply_or_none_does():
     assert files == {"a.py": b"x = 1\n", "b.py": b"y = 2\n"}
 
 
-def test_later_edits_see_what_earlier_ones_did():
+def test_later_edits_see_what_earlier_ones_did() -> None:
     edits = [
         SearchReplace(path="a.py", search="x = 1", replace="x = 2"),
         SearchReplace(path="a.py", search="x = 2", replace="x = 3"),
@@ -47,30 +49,30 @@ def test_later_edits_see_what_earlier_ones_did():
         ("\ufeffa\nb\nc\n".encode("utf-16-le"), "\ufeffa\nB\nnew\nc\n".encode("utf-16-le")),
     ],
 )
-def test_what_is_not_meant_to_change_stays(before, after):
+def test_what_is_not_meant_to_change_stays(before: bytes, after: bytes) -> None:
     plan = plan_edits([SearchReplace(path="f", search="b", replace="B\nnew")], reader({"f": before}))
     assert plan.files["f"] == after
 
 
-def test_the_last_line_without_newline_can_be_replaced_and_stays_without():
+def test_the_last_line_without_newline_can_be_replaced_and_stays_without() -> None:
     plan = plan_edits([SearchReplace(path="f", search="c", replace="C\nD")], reader({"f": b"a\nc"}))
     assert plan.files["f"] == b"a\nC\nD"
 
 
-def test_characters_that_the_encoding_does_not_have_are_refused():
+def test_characters_that_the_encoding_does_not_have_are_refused() -> None:
     edit = SearchReplace(path="f", search="b", replace="b = '→'")
     with pytest.raises(EditsMissedError, match="latin-1"):
         plan_edits([edit], reader({"f": "ä\nb\n".encode("latin-1")}))
 
 
-def test_binary_files_are_refused():
+def test_binary_files_are_refused() -> None:
     with pytest.raises(EditsMissedError, match="binary"):
         plan_edits([SearchReplace(path="f", search="b", replace="c")], reader({"f": b"b\n\x00\x01"}))
     with pytest.raises(EditsMissedError, match="binary"):
         plan_edits([WholeFile(path="f", content="c\n")], reader({"f": b"b\n\x00\x01"}))
 
 
-def test_files_are_created_deleted_and_renamed():
+def test_files_are_created_deleted_and_renamed() -> None:
     files = {"old.py": b"x\n", "gone.py": b"y\n"}
     plan = plan_edits(
         [
@@ -95,11 +97,11 @@ def test_files_are_created_deleted_and_renamed():
         (WholeFile(path="a.py", content="x\n# ... rest of the code unchanged\n"), "left out"),
     ],
 )
-def test_edits_that_make_no_sense_are_refused(edit, why):
+def test_edits_that_make_no_sense_are_refused(edit: Any, why: str) -> None:
     with pytest.raises(EditsMissedError, match=why):
         plan_edits([edit], reader({"a.py": b"x = 1\n", "b.py": b"y = 1\n"}))
 
 
-def test_no_edit_at_all_is_a_miss():
+def test_no_edit_at_all_is_a_miss() -> None:
     with pytest.raises(EditsMissedError, match="no edit"):
         plan_edits([], reader({}))

@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+from tests.unit.jobs.code_generation.stage import EDIT, FINISH, Stage, calls, scripted
 
 from corral.jobs.code_generation.journal import Journal
 from corral.jobs.code_generation.result import EndReason
-from tests.unit.jobs.code_generation.stage import EDIT, FINISH, Stage, calls, scripted
 
 
 class ListRedis:
     """The list commands that the journal uses, in memory."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.lists: dict[str, list[str]] = {}
         self.expiries_s: dict[str, int] = {}
 
-    async def execute_command(self, name, key, *rest):
+    def pipeline(self, transaction: bool = True) -> Any:  # noqa: FBT001, FBT002 - redis-py's own signature
+        raise AssertionError("the journal needs no pipeline")
+
+    async def execute_command(self, name: Any, key: Any, *rest: Any) -> Any:
         if name == "LRANGE":
             return list(self.lists.get(key, []))
         if name == "RPUSH":
@@ -30,11 +36,11 @@ class ListRedis:
         return None
 
 
-def counting(answers):
+def counting(answers: Any) -> Any:
     asked = []
 
-    def ask(answer):
-        async def one():
+    def ask(answer: Any) -> Any:
+        async def one() -> Any:
             asked.append(answer)
             return answer
 
@@ -43,7 +49,7 @@ def counting(answers):
     return asked, [ask(answer) for answer in answers]
 
 
-async def test_a_second_attempt_gets_the_finished_steps_for_nothing():
+async def test_a_second_attempt_gets_the_finished_steps_for_nothing() -> None:
     redis = ListRedis()
     asked, (one, two, three) = counting(["1", "2", "3"])
     first = Journal(redis, key="k")
@@ -61,8 +67,8 @@ async def test_a_second_attempt_gets_the_finished_steps_for_nothing():
     assert redis.lists == {}
 
 
-@pytest.mark.parametrize("kind_and_question", [("ask", "other"), ("tests", "a")])
-async def test_another_question_drops_the_rest(kind_and_question):
+@pytest.mark.parametrize(("kind", "question"), [("ask", "other"), ("tests", "a")])
+async def test_another_question_drops_the_rest(kind: str, question: str) -> None:
     redis = ListRedis()
     _, (one, two, three) = counting(["1", "2", "3"])
     first = Journal(redis, key="k")
@@ -71,15 +77,15 @@ async def test_another_question_drops_the_rest(kind_and_question):
     await first.step("ask", "b", two)
     second = Journal(redis, key="k")
     await second.open()
-    assert await second.step(*kind_and_question, three) == ("3", False)
+    assert await second.step(kind, question, three) == ("3", False)
     assert await second.step("ask", "b", two) == ("2", False)
     assert len(redis.lists["k"]) == 2
 
 
-async def test_a_step_that_failed_is_not_recorded():
+async def test_a_step_that_failed_is_not_recorded() -> None:
     redis = ListRedis()
 
-    async def fail():
+    async def fail() -> Any:
         raise RuntimeError("no")
 
     journal = Journal(redis, key="k")
@@ -89,7 +95,7 @@ async def test_a_step_that_failed_is_not_recorded():
     assert redis.lists == {}
 
 
-async def test_a_job_whose_worker_died_pays_for_no_step_twice(tmp_path):
+async def test_a_job_whose_worker_died_pays_for_no_step_twice(tmp_path: Path) -> None:
     redis = ListRedis()
 
     class Died(BaseException):
@@ -109,7 +115,7 @@ async def test_a_job_whose_worker_died_pays_for_no_step_twice(tmp_path):
     assert redis.lists == {}, "a finished job leaves no steps"
 
 
-async def test_another_prompt_starts_anew(tmp_path):
+async def test_another_prompt_starts_anew(tmp_path: Path) -> None:
     redis = ListRedis()
     first = Stage(tmp_path / "1", {"scripted": scripted(calls(EDIT), RuntimeError("lost"))}, redis=redis)
     with pytest.raises(RuntimeError):

@@ -1,25 +1,27 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from tests.unit.jobs.code_generation.stage import Stage, last_told, scripted
 
 from corral.adapters.llm.port import Finish, ModelAnswer, ModelTraits
 from corral.errors import LlmFailed, SearchFailed
 from corral.jobs.code_generation.result import EndReason
-from tests.unit.jobs.code_generation.stage import Stage, last_told, scripted
 
 RIGHT = "```python\ndef add(a, b):\n    return a + b\n```"
 WRONG = "```python\ndef add(a, b):\n    return a * b\n```"
 SMALL = ModelTraits(context_tokens=8192, tools=False)
 
 
-def stage_of(tmp_path, *answers, **options):
+def stage_of(tmp_path: Path, *answers: Any, **options: Any) -> Any:
     model = scripted(*answers, name="local", traits=SMALL)
     return Stage(tmp_path, {"local": model}, **options), model
 
 
-async def test_the_definition_is_merged_and_judged(tmp_path):
+async def test_the_definition_is_merged_and_judged(tmp_path: Path) -> None:
     stage, model = stage_of(tmp_path, RIGHT)
     result = await stage.run()
     assert result.ended is EndReason.TESTS_PASS
@@ -31,7 +33,7 @@ async def test_the_definition_is_merged_and_judged(tmp_path):
     assert not model.requests[0].tools
 
 
-async def test_repair_shows_the_failure_and_starts_from_the_untouched_file(tmp_path):
+async def test_repair_shows_the_failure_and_starts_from_the_untouched_file(tmp_path: Path) -> None:
     stage, model = stage_of(tmp_path, WRONG, RIGHT)
     result = await stage.run()
     assert (result.ended, result.repairs, result.candidates_tried) == (EndReason.TESTS_PASS, 1, 1)
@@ -39,16 +41,19 @@ async def test_repair_shows_the_failure_and_starts_from_the_untouched_file(tmp_p
     assert stage.workspace.commits[0]["files"]["calc.py"] == b"def add(a, b):\n    return a + b\n"
 
 
-async def test_candidates_differ_by_seed_and_temperature_until_one_passes(tmp_path):
+async def test_candidates_differ_by_seed_and_temperature_until_one_passes(tmp_path: Path) -> None:
     stage, model = stage_of(tmp_path, WRONG, "no code at all", RIGHT)
     result = await stage.run(candidates=3, max_repairs=0)
     assert (result.ended, result.candidates_tried) == (EndReason.TESTS_PASS, 3)
     assert [(request.seed, request.temperature) for request in model.requests] == [(1, 0.0), (2, 0.3), (3, 0.3)]
 
 
-async def test_without_a_passing_candidate_the_best_is_kept_and_told_truthfully(tmp_path):
+async def test_without_a_passing_candidate_the_best_is_kept_and_told_truthfully(tmp_path: Path) -> None:
     better = "```python\ndef add(a, b):\n    return a * b\n\n\ndef twice(a):\n    return 2 * a\n```"
-    tests = "from calc import add, twice\n\ndef test_add():\n    assert add(1, 2) == 3\n\ndef test_twice():\n    assert twice(2) == 4\n"
+    tests = (
+        "from calc import add, twice\n\ndef test_add():\n    assert add(1, 2) == 3\n\n"
+        "def test_twice():\n    assert twice(2) == 4\n"
+    )
     files = {"calc.py": "def add(a, b):\n    return a - b\n", "tests/test_calc.py": tests}
     stage, _ = stage_of(tmp_path, WRONG, better, WRONG, files=files)
     result = await stage.run("Mend add and add twice in calc.py", candidates=3, max_repairs=0)
@@ -67,19 +72,19 @@ async def test_without_a_passing_candidate_the_best_is_kept_and_told_truthfully(
         ("```python\ndef add(a, b):\n    return a - b\n```", "changes nothing"),
     ],
 )
-async def test_what_can_not_be_used_comes_back_with_why(tmp_path, answer, complaint):
+async def test_what_can_not_be_used_comes_back_with_why(tmp_path: Path, answer: Any, complaint: str) -> None:
     stage, model = stage_of(tmp_path, answer, RIGHT)
     assert (await stage.run()).ended is EndReason.TESTS_PASS
     assert complaint in last_told(model.requests[1])
 
 
-async def test_nothing_usable_at_all_is_no_change(tmp_path):
+async def test_nothing_usable_at_all_is_no_change(tmp_path: Path) -> None:
     stage, _ = stage_of(tmp_path, *["nothing"] * 3)
     result = await stage.run()
     assert (result.ended, result.commit) == (EndReason.NO_CHANGE, None)
 
 
-async def test_other_languages_are_written_whole_and_elisions_refused(tmp_path):
+async def test_other_languages_are_written_whole_and_elisions_refused(tmp_path: Path) -> None:
     files = {"web/add.js": "export const add = (a, b) => a - b;\r\n"}
     elided = "```js\nexport const add = (a, b) => a + b;\n// ... rest unchanged\n```"
     whole = "```js\nexport const add = (a, b) => a + b;\n```"
@@ -91,15 +96,15 @@ async def test_other_languages_are_written_whole_and_elisions_refused(tmp_path):
     assert stage.workspace.commits[0]["files"]["web/add.js"] == b"export const add = (a, b) => a + b;\r\n"
 
 
-async def test_the_code_index_finds_the_file_and_does_without_an_index(tmp_path):
+async def test_the_code_index_finds_the_file_and_does_without_an_index(tmp_path: Path) -> None:
     class Search:
-        async def search(self, project_id, query, *, limit=10):
+        async def search(self, project_id: str, query: str, *, limit: Any = 10) -> Any:
             return [
                 SimpleNamespace(path="calc.py", start_line=1, end_line=2, symbol="add", score=1.0, text="def add"),
             ]
 
     class NoIndex:
-        async def search(self, project_id, query, *, limit=10):
+        async def search(self, project_id: str, query: str, *, limit: Any = 10) -> Any:
             raise SearchFailed("no index", service="index", operation="search", retryable=False, reason="not_indexed")
 
     files = {"other.py": "x = 1\n", "calc.py": "def add(a, b):\n    return a - b\n"}
@@ -112,7 +117,7 @@ async def test_the_code_index_finds_the_file_and_does_without_an_index(tmp_path)
     assert (await stage.run("Make adding work")).ended is EndReason.FINISHED
 
 
-async def test_a_context_that_is_too_long_loses_quoted_files_first(tmp_path):
+async def test_a_context_that_is_too_long_loses_quoted_files_first(tmp_path: Path) -> None:
     too_long = LlmFailed("long", service="local", operation="complete", retryable=False, reason="context_length")
     stage, model = stage_of(tmp_path, too_long, RIGHT)
     assert (await stage.run()).ended is EndReason.TESTS_PASS
@@ -121,7 +126,7 @@ async def test_a_context_that_is_too_long_loses_quoted_files_first(tmp_path):
     assert "Task: " in last_told(model.requests[1])
 
 
-async def test_files_given_by_the_caller_win(tmp_path):
+async def test_files_given_by_the_caller_win(tmp_path: Path) -> None:
     stage, model = stage_of(tmp_path, "```python\ndef mul(a, b):\n    return a * b\n```")
     stage.tests = None
     result = await stage.run("Write mul in calc.py", files=("./new/mul.py",))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +10,7 @@ from corral.jobs.code_generation.worktree import PathRefusedError, Worktree
 
 
 @pytest.fixture
-def tree(tmp_path):
+def tree(tmp_path: Path) -> Any:
     (tmp_path / "repo" / "src").mkdir(parents=True)
     (tmp_path / "repo" / "src" / "a.py").write_text("a = 1\n")
     (tmp_path / "secret").write_text("secret\n")
@@ -20,15 +22,15 @@ def tree(tmp_path):
     ["", "/etc/passwd", "../secret", "src/../../secret", ".git/config", "src/.git/hooks/x", ".GIT/config", ".git./x",
      "git~1/config", "a\x00b"],
 )  # fmt: skip
-def test_paths_outside_and_in_git_are_refused(tree, path):
+def test_paths_outside_and_in_git_are_refused(tree: Worktree, path: str) -> None:
     for act in (tree.read, tree.remove, lambda one: tree.write(one, b"x")):
         with pytest.raises(PathRefusedError):
             act(path)
 
 
-def test_links_are_never_followed(tree, tmp_path):
-    os.symlink(tmp_path / "secret", tree.root / "file-link")
-    os.symlink(tmp_path, tree.root / "folder-link")
+def test_links_are_never_followed(tree: Worktree, tmp_path: Path) -> None:
+    (tree.root / "file-link").symlink_to(tmp_path / "secret")
+    (tree.root / "folder-link").symlink_to(tmp_path)
     for path in ("file-link", "folder-link/secret"):
         with pytest.raises(PathRefusedError):
             tree.write(path, b"x")
@@ -39,20 +41,20 @@ def test_links_are_never_followed(tree, tmp_path):
     assert tree.files() == ["src/a.py"]
 
 
-def test_a_second_name_of_a_file_outside_is_not_written(tree, tmp_path):
+def test_a_second_name_of_a_file_outside_is_not_written(tree: Worktree, tmp_path: Path) -> None:
     os.link(tmp_path / "secret", tree.root / "hard")
     with pytest.raises(PathRefusedError):
         tree.write("hard", b"x")
     assert (tmp_path / "secret").read_text() == "secret\n"
 
 
-def test_pipes_are_no_files(tree):
+def test_pipes_are_no_files(tree: Worktree) -> None:
     os.mkfifo(tree.root / "pipe")
     with pytest.raises(PathRefusedError):
         tree.read("pipe")
 
 
-def test_the_mode_of_a_file_stays(tree):
+def test_the_mode_of_a_file_stays(tree: Worktree) -> None:
     script = tree.root / "run.sh"
     script.write_text("old")
     script.chmod(0o755)
@@ -61,7 +63,7 @@ def test_the_mode_of_a_file_stays(tree):
     assert script.stat().st_mode & 0o777 == 0o755
 
 
-def test_folders_are_made_for_new_files(tree):
+def test_folders_are_made_for_new_files(tree: Worktree) -> None:
     tree.write("deep/er/new.py", b"x")
     assert tree.read("deep/er/new.py") == b"x"
     tree.remove("deep/er/new.py")
