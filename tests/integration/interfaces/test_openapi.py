@@ -31,7 +31,7 @@ class Search:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_fuzzer_finds_nothing(corral: Corral, token_for: TokenFactory, tmp_path: Path) -> None:
-    """Schemathesis: all its checks, all its phases, stateful ones too. Endless answers (events) have their own tests."""
+    """Schemathesis: all its checks, all its phases, stateful ones too. Event streams have their own tests."""
     corral.settings = corral.settings.model_copy(update={"long_poll_max": timedelta(milliseconds=50)})
     token = await token_for("root", "admin", request_limit=0)
     port = free_port()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -18,6 +19,8 @@ from corral.interfaces.dashboard.door import Visit, VisitDep
 from corral.interfaces.dashboard.rendering import render
 from corral.interfaces.http.listing import JobFilter, find_jobs
 from corral.interfaces.http.models import JobId, JobTypeName
+from corral.jobs.job_type import JobType
+from corral.pipeline import PIPELINE, reported_steps
 from corral.queue.family import Relative, children_of, relative
 from corral.queue.history import Stretch, oldest_waiting, read_history
 from corral.queue.job import JobState
@@ -31,6 +34,7 @@ _PAGE: Final = 50
 _HOUR: Final = (timedelta(hours=1), 60)
 _DAY: Final = (timedelta(hours=24), 96)
 _TABS: Final = ("", "active", "waiting", "delayed", "waiting-children", "failed", "completed")
+_STEP_ID: Final = re.compile(rf"{PIPELINE}-(.+)-[0-9.]+-(?:{'|'.join(JobType)})")
 _FLOW_DEPTH: Final = 6
 _FLOW_NODES: Final = 60
 Text = Annotated[str, Query(max_length=200)]
@@ -213,7 +217,11 @@ async def job_parts(visit: Visit, status: JobStatus) -> Parts:
 
 
 async def family_of(visit: Visit, status: JobStatus) -> list[tuple[int, JobStatus]]:
-    """The flow that a job belongs to, as (depth, job) from the root on; empty when it stands alone."""
+    """The pipeline or flow that a job belongs to, as (depth, job) from the root on; empty when it stands alone."""
+    pipeline = await _pipeline_of(visit, status)
+    if pipeline is not None:
+        steps = [await _look(visit, Relative(step.job_type, step.job_id)) for step in reported_steps(pipeline)]
+        return [(0, pipeline), *((1, step) for step in steps if step is not None)]
     prefix = visit.api.corral.prefix
     root, seen = status, {(status.job_type, status.id)}
     while root.parent is not None and (named := relative(root.parent, prefix)) is not None:
@@ -236,6 +244,14 @@ async def family_of(visit: Visit, status: JobStatus) -> list[tuple[int, JobStatu
 
     await walk(root, 0)
     return found if len(found) > 1 else []
+
+
+async def _pipeline_of(visit: Visit, status: JobStatus) -> JobStatus | None:
+    """The pipeline job that this one is, or is a step of (their ids begin with its)."""
+    if status.job_type == PIPELINE:
+        return status
+    match = _STEP_ID.fullmatch(status.id)
+    return await _look(visit, Relative(PIPELINE, match[1])) if match else None
 
 
 async def _look(visit: Visit, named: Relative) -> JobStatus | None:

@@ -15,6 +15,7 @@ from corral.jobs.code_generation.result import CodeGenerationResult
 from corral.jobs.codebase_indexing.payload import IndexingResult
 from corral.jobs.pr_creation.payload import PrResult
 from corral.jobs.test_execution.report import TestReport
+from corral.pipeline import PipelineResult
 
 if TYPE_CHECKING:
     from corral.queue.status import JobStatus
@@ -27,6 +28,7 @@ _DAY_S: Final = 86_400
 #: How a result is shown, its model, and a field that no other has.
 _SHAPES: Final[tuple[tuple[str, type[BaseModel], str], ...]] = (
     ("generation", CodeGenerationResult, "ended"),
+    ("pipeline", PipelineResult, "pullRequest"),
     ("tests", TestReport, "cases"),
     ("pull-request", PrResult, "number"),
     ("index", IndexingResult, "chunks"),
@@ -83,8 +85,8 @@ def shape_of(result: Any) -> tuple[str, Any]:
     """What a result is shown as, and the result with all the fields that this needs.
 
     Returns:
-        ``generation``, ``tests``, ``pull-request``, ``index``, ``diff``, ``json`` or ``none``. A worker elsewhere may
-        have stored something that only looks like one of these; it is then ``json``.
+        ``generation``, ``pipeline``, ``tests``, ``pull-request``, ``index``, ``diff``, ``json`` or ``none``. A
+        worker elsewhere may have stored something that only looks like one of these; it is then ``json``.
     """
     value = plain(result)
     if value is None:

@@ -94,12 +94,13 @@ def refuse_other_sites(request: Request) -> None:
     Raises:
         NotPermitted: It came from another site.
     """
-    site = request.headers.get("sec-fetch-site", "none")
+    site = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin")
-    is_foreign = site not in {"none", "same-origin"} and not (
-        request.method in _SAFE and request.headers.get("sec-fetch-mode") == "navigate"
-    )
-    if not is_foreign and origin is not None and request.method not in _SAFE:
-        is_foreign = origin.partition("://")[2] != request.headers.get("host")
+    is_change = request.method not in _SAFE
+    if site is not None:  # the browser itself says it
+        is_navigation = not is_change and request.headers.get("sec-fetch-mode") == "navigate"
+        is_foreign = site not in {"none", "same-origin"} and not is_navigation
+    else:
+        is_foreign = is_change and origin is not None and origin.partition("://")[2] != request.headers.get("host")
     if is_foreign:
         raise NotPermitted("a page of another site sent this request")
