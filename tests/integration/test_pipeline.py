@@ -137,7 +137,9 @@ async def farm(corral_server: EmbeddedServer, corral_prefix: str, steps: Steps) 
     made = Farm(corral_server.url, corral_prefix, steps)
     async with made.corral() as corral:
         store = ProjectStore(corral.redis)
-        await store.add(Project(id="p", repository="/srv/p.git", default_branch="trunk", test_command="pytest -q"), replace=True)
+        await store.add(
+            Project(id="p", repository="/srv/p.git", default_branch="trunk", test_command="pytest -q"), replace=True
+        )
         await store.add(Project(id="untested", repository="/srv/u.git"), replace=True)
     return made
 

@@ -18,8 +18,9 @@ from corral.errors import ConfigurationError, ExtraMissing, UnknownJobType
 from corral.interfaces.cli import parts
 from corral.interfaces.cli.output import ExitCode, Output
 from corral.interfaces.cli.parameters import JsonOption
-from corral.interfaces.cli.session import Invocation, leave, run
+from corral.interfaces.cli.session import Invocation, guarded, leave, read_settings, run
 from corral.jobs.job_type import JobType
+from corral.wire.embedded import stop_embedded
 
 commands = typer.Typer()
 
@@ -111,6 +112,22 @@ def serve(
         return None
 
     run(context, command, json=False, invocation=invocation)
+
+
+@commands.command("stop-embedded")
+def stop_server(context: typer.Context, *, json: JsonOption = False) -> None:
+    """Stop the embedded Valkey of this data folder; its jobs are there again when it is next needed."""
+    invocation: Invocation = context.obj or Invocation()
+
+    async def command(output: Output) -> None:
+        settings = read_settings()
+        stopped = await stop_embedded(settings.data_dir)
+        said = "stopped" if stopped else "was not running"
+        output.show(
+            {"stopped": bool(stopped), "dataDir": str(settings.data_dir)}, f"{escape(str(settings.data_dir))}: {said}"
+        )
+
+    leave(guarded(command, Output(as_json_lines=json), debug=invocation.debug))
 
 
 def invocation_of(context: typer.Context, app: str | None) -> Invocation:
