@@ -21,7 +21,7 @@ from corral.adapters.index.port import (
     SymbolRow,
 )
 from corral.adapters.words import WORDS_VERSION, words_of
-from corral.errors import ExtraMissing
+from corral.errors import ExtraMissing, SearchFailed
 from corral.jobs.codebase_indexing.chunks import CHUNKS_VERSION, Chunk, FileChunks, Symbol, chunk_file
 from corral.jobs.codebase_indexing.languages import language_of
 from corral.jobs.codebase_indexing.ranking import RANKING_VERSION, compact, path_prior, stem_words
@@ -137,7 +137,10 @@ def build(
 def _nothing_to_do(
     source: Source, store: IndexStore, name: IndexName, identity: str, started: float
 ) -> BuildReport | None:
-    reader = store.open(name)
+    try:
+        reader = store.open(name)
+    except SearchFailed:
+        return None  # it can't be read: the writer begins anew
     if reader is None:
         return None
     try:
@@ -198,7 +201,11 @@ class _Build:
             if change is not None and not _touches_ignore(change):
                 blob = self._writer.known_blob(IGNORE_FILE) if change.changed else None
                 self._load_ignore(Entry(IGNORE_FILE, blob) if blob else None)
-                return change
+                known = self._writer.known_blob
+                news = [
+                    entry for entry in change.changed if known(shown_path(entry.path)) != entry.blob or not entry.blob
+                ]
+                return Change(news, change.removed)
         entries = self._source.entries()
         self._load_ignore(next((entry for entry in entries if entry.path == IGNORE_FILE), None))
         known = self._writer.known()

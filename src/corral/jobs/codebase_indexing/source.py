@@ -232,7 +232,10 @@ class WorktreeSource:
                 dirty.append(_path(fields[-1]))
             elif record.startswith(b"? "):
                 path = _path(record[2:])
-                (nested if path.endswith("/") else dirty).append(path)
+                if path.endswith("/"):  # a repository of its own: git says no more
+                    nested.append(path.rstrip("/"))
+                else:
+                    dirty.append(path)
         return commit, dirty, nested
 
     def _entry(self, path: str) -> Entry | None:
