@@ -57,7 +57,7 @@ async def write(process: ScriptedProcess) -> int:
 PROGRAMS = {
     'echo "hello $NAME $CI"': greet,
     "exit 3": fail,
-    "kill -9 $$": die,
+    "sh -c 'kill -9 $$'; exit $?": die,
     "echo begun; sleep 600": sleep,
     "yes": chatter,
     "echo -n written > /workspace/out; echo -n reported > /corral/report/out; cat /corral/data": write,
@@ -88,7 +88,7 @@ async def sandbox(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         made = ContainerSandbox(request.param, home=home, image=IMAGE)
     yield made
     await made.close()
-    assert not [path for path in home.glob("*/*")]
+    assert not list(home.glob("*/*"))
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ async def test_failing_is_a_result(sandbox: Sandbox, base: SandboxRequest) -> No
 
 
 async def test_a_signal_is_named(sandbox: Sandbox, base: SandboxRequest) -> None:
-    result, _ = await run(sandbox, base, "kill -9 $$")
+    result, _ = await run(sandbox, base, "sh -c 'kill -9 $$'; exit $?")
     assert (result.ending, result.exit_code, result.signal) == (RunEnding.SIGNALLED, None, 9)
 
 

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -42,6 +43,9 @@ from corral.adapters.sandbox.supervision import Supervision, open_pipe
 from corral.errors import SandboxFailed, SandboxUnavailable
 
 _ENGINE_FAILED = 125
+_IMAGE_FAILED = (126, 127)  # the image has no such program, or can't start it
+_NPROC = 16_384
+_NEVER = "0001-01-01"
 _SIGNAL_BASE = 128
 _PERIOD_S = 0.2
 _COMMAND_S = 60.0
@@ -130,6 +134,10 @@ class ContainerSandbox(Sandbox):
         if self.name == "podman":
             # Bind mounts are not relabelled for SELinux: that would change the host's files.
             line += ["--security-opt", "label=disable"]
+            # Podman would raise it, which needs a privilege that a worker may lack. The cgroup holds the bound.
+            hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+            bound = _NPROC if hard == resource.RLIM_INFINITY else min(hard, _NPROC)
+            line += ["--ulimit", f"nproc={bound}:{bound}"]
             if uid != 0:
                 line += ["--userns", "keep-id"]
         mounts = [Mount(source=request.worktree, target=WORKSPACE, writable=True), *request.mounts]
@@ -169,7 +177,7 @@ class ContainerSandbox(Sandbox):
             await asyncio.shield(self._clean_up(request.worktree, record, had_git=had_git))
 
     async def _clean_up(self, worktree: Path, record: RunRecord, *, had_git: bool) -> None:
-        await self._engine("rm", "--force", "--volumes", record.name)
+        await self._remove(record.name)
         if not had_git:
             await asyncio.to_thread(remove_tree, worktree / ".git")
         await asyncio.to_thread(record.remove)
@@ -242,31 +250,31 @@ class ContainerSandbox(Sandbox):
                             return
 
             await run.follow(process, output, watch=watch)
-        code = process.returncode
-        if run.ending is None and code == _ENGINE_FAILED:
-            raise SandboxFailed(
-                f"{self.name} could not run the container: {said.decode(errors='replace').strip()[-500:]}",
-                service=self.name, operation="run", retryable=True,
-            )  # fmt: skip
-        return await self._result(run, record, code, request)
+        return await self._result(run, record, process.returncode, request, said.decode(errors="replace"))
 
     async def _result(
-        self, run: Supervision, record: RunRecord, code: int | None, request: SandboxRequest
+        self, run: Supervision, record: RunRecord, code: int | None, request: SandboxRequest, said: str
     ) -> SandboxResult:
         ending, detail, number = run.ending, run.detail, None
-        if ending is None:
-            _, killed = await self._engine("inspect", "--format", "{{.State.OOMKilled}}", record.name)
-            if killed.strip() == "true":
-                ending = RunEnding.OUT_OF_MEMORY
+        if ending is not None:
+            code = None
+        else:
+            ending = RunEnding.EXITED
+            _, state = await self._engine(
+                "inspect", "--format", "{{.State.OOMKilled}} {{.State.StartedAt}}", record.name
+            )
+            killed, _, started = state.strip().partition(" ")
+            if code == _ENGINE_FAILED or _NEVER in started or not started:
+                raise SandboxFailed(
+                    f"{self.name} could not run the container: {said.strip()[-500:]}",
+                    service=self.name, operation="run", retryable=code not in _IMAGE_FAILED,
+                )  # fmt: skip
+            if killed == "true":
+                ending, code = RunEnding.OUT_OF_MEMORY, None
                 detail = f"used more than {request.limits.memory_bytes // MIB} MiB of memory"
-                code = None
             elif code is not None and code > _SIGNAL_BASE and code - _SIGNAL_BASE in signal.valid_signals():
                 ending, number, code = RunEnding.SIGNALLED, code - _SIGNAL_BASE, None
                 detail = f"ended by {signal.Signals(number).name}"
-            else:
-                ending = RunEnding.EXITED
-        else:
-            code = None
         return SandboxResult(
             ending=ending,
             exit_code=code,
@@ -288,7 +296,7 @@ class ContainerSandbox(Sandbox):
             identity, _, worker = line.partition(" ")
             # Before the folders go: a worker without a folder counts as dead too.
             if worker and worker == PurePosixPath(worker).name and self._registry.is_dead(worker):
-                await self._engine("rm", "--force", "--volumes", identity)
+                await self._remove(identity)
                 removed += 1
         files = await asyncio.to_thread(self._registry.reap)
         return Reaped(runs=files.runs, cgroups=files.cgroups, processes=files.processes, containers=removed)
@@ -296,6 +304,10 @@ class ContainerSandbox(Sandbox):
     async def close(self) -> None:
         """See ``Sandbox.close``."""
         await asyncio.to_thread(self._registry.close)
+
+    async def _remove(self, container: str) -> None:
+        at_once = ["--time", "0"] if self.name == "podman" else []  # Docker kills without being told to
+        await self._engine("rm", "--force", "--volumes", *at_once, container)
 
     async def _engine(self, *arguments: str) -> tuple[int, str]:
         """Run one of the engine's own commands; returns its exit code and what it said."""

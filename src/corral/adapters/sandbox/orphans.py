@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import secrets
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,7 @@ class RunRegistry:
         self._token = f"{os.getpid()}-{secrets.token_hex(6)}"
         self._lock: int | None = None
         self._count = 0
+        self._opening = threading.Lock()
 
     @property
     def token(self) -> str:
@@ -74,12 +76,14 @@ class RunRegistry:
         Raises:
             OSError: The disk is full or read-only.
         """
-        if self._lock is None:
-            self._lock = self._claim()
-        self._count += 1
-        folder = self._home / self._token / str(self._count)
+        with self._opening:
+            if self._lock is None:
+                self._lock = self._claim()
+            self._count += 1
+            count = self._count
+        folder = self._home / self._token / str(count)
         folder.mkdir(mode=0o700)
-        return RunRecord(folder, f"corral-{self._token}-{self._count}")
+        return RunRecord(folder, f"corral-{self._token}-{count}")
 
     def _claim(self) -> int:
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)

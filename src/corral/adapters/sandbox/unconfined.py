@@ -33,6 +33,7 @@ from corral.errors import SandboxFailed
 
 _LOG = logging.getLogger(__name__)
 _MARK = "CORRAL_RUN"
+_SIGNAL_BASE = 128
 _WARNING = "this code is NOT contained: CORRAL_SANDBOX is 'none', so it can do whatever this worker's user can"
 
 
@@ -116,6 +117,8 @@ class UnconfinedSandbox(Sandbox):
             ending = RunEnding.EXITED
             if code is not None and code < 0:
                 ending, number, code = RunEnding.SIGNALLED, -code, None
+            elif code is not None and code - _SIGNAL_BASE in signal.valid_signals():  # as shells say it
+                ending, number, code = RunEnding.SIGNALLED, code - _SIGNAL_BASE, None
         else:
             code = None
         return SandboxResult(

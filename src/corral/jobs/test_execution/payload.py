@@ -12,6 +12,8 @@ from corral.jobs.payload import BranchName, CommitId, ProjectId, RepoPath, TaskI
 class TestLimits(WireModel):
     """Bounds of one sandboxed run; None takes the worker's default."""
 
+    __test__ = False  # the name begins with Test, but pytest must not collect it
+
     memory_mb: int | None = Field(default=None, ge=16, le=65_536)
     processes: int | None = Field(default=None, ge=1, le=10_000)
     cpu_seconds: int | None = Field(default=None, ge=1, le=36_000)
@@ -23,7 +25,7 @@ class TestLimits(WireModel):
 class TestExecution(WireModel):
     """Run a project's tests at one commit."""
 
-    __test__ = False  # the name begins with Test, but pytest must not collect it
+    __test__ = False
 
     task_id: TaskId
     user_id: UserId

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from corral.errors import Unrecoverable
+from corral.jobs.test_execution.runners import ReportFormat, check_files, plan_run, runner_of
+
+
+@pytest.mark.parametrize(
+    ("command", "runner"),
+    [
+        ("pytest", "pytest"), ("python -m pytest -x", "pytest"), ("FOO=1 python3.12 -m pytest", "pytest"),
+        ("uv run pytest tests", "pytest"), ("cd app && pytest", "pytest"), (".venv/bin/pytest", "pytest"),
+        ("python3 -m unittest", "unittest"), ("python -m unittest discover -s tests", "unittest"),
+        ("coverage run -m unittest", "unittest"), ("unittest", None),
+        ("npx jest --ci", "jest"), ("yarn vitest run", "vitest"), ("mocha 'test/**/*.js'", "mocha"),
+        ("node_modules/.bin/jest", "jest"), ("cross-env CI=1 jest", "jest"),
+        ("node --test", "node"), ("node --import tsx --test test/", "node"), ("node server.js", None),
+        ("go test ./...", "go"), ("go build", None), ("cargo test", "cargo"), ("cargo nextest run", "nextest"),
+        ("cargo build", None), ("make test", None), ("pytest; echo done", None), ("pytest | tee log", None),
+        ("echo pytest", None), ("", None), ("'unbalanced", None),
+    ],
+)  # fmt: skip
+def test_which_runner(command: str, runner: str | None) -> None:
+    assert runner_of(command) == runner
+
+
+def plan(command: str, tmp_path: Path, *files: str) -> str:
+    return plan_run(command, worktree=tmp_path, files=files).command
+
+
+def test_python_runners_are_told_by_environment(tmp_path: Path) -> None:
+    made = plan_run("make test", worktree=tmp_path, env={"PYTHONPATH": "src", "PYTEST_ADDOPTS": "-x"})
+    assert made.command == "make test"
+    assert made.env["PYTHONPATH"] == "/corral/reporters:src"
+    assert made.env["PYTEST_ADDOPTS"].startswith("-x -p corral_pytest")
+    assert made.format is ReportFormat.UNKNOWN
+
+
+def test_unittest_is_replaced_where_it_stands(tmp_path: Path) -> None:
+    assert plan("cd a && python3 -m unittest -v", tmp_path) == "cd a && python3 -m corral_unittest -v"
+
+
+def test_jest(tmp_path: Path) -> None:
+    command = plan("npx jest --ci", tmp_path, "src/a b.test.ts", "-x.js")
+    assert command.startswith("npx jest --ci --json --outputFile=/corral/report/jest.json")
+    assert command.endswith("--runTestsByPath './src/a b.test.ts' ./-x.js")
+
+
+def test_mocha_and_node_run_the_asked_files_in_place_of_their_own(tmp_path: Path) -> None:
+    assert plan("mocha --require ./setup.js 'test/**/*.js' --bail", tmp_path, "test/a.js").startswith(
+        "mocha --require ./setup.js --bail"
+    )
+    command = plan("node --test test/", tmp_path, "test/a.test.js")
+    assert "test/ " not in command
+    assert command.endswith(" ./test/a.test.js")
+    assert "--test-reporter=junit --test-reporter-destination=/corral/report/node.xml" in command
+
+
+def test_go_and_cargo(tmp_path: Path) -> None:
+    assert plan("go test -race ./...", tmp_path) == "go test -json -race ./..."
+    assert plan("go test ./...", tmp_path, "pkg/a/a_test.go").split() == ["go", "test", "-json", "./pkg/a"]
+    command = plan("cargo test --all -- --nocapture", tmp_path, "tests/api.rs")
+    assert command == (
+        "cargo test --all --test api --no-run && RUSTC_BOOTSTRAP=1 cargo test --all --test api -- "
+        "-Z unstable-options --format json --report-time --nocapture"
+    )
+    assert not plan_run("cargo test", worktree=tmp_path, files=["src/lib.rs"]).limited
+
+
+def package(tmp_path: Path, **scripts: str) -> None:
+    (tmp_path / "package.json").write_text(json.dumps({"scripts": scripts}))
+
+
+def test_a_script_with_a_known_runner_is_put_in_its_place(tmp_path: Path) -> None:
+    package(tmp_path, test="NODE_ENV=test jest --coverage")
+    made = plan_run("npm test -- --bail", worktree=tmp_path)
+    assert made.runner == "jest"
+    assert "/workspace/./node_modules/.bin" in made.command or "/workspace/node_modules/.bin" in made.command
+    assert "NODE_ENV=test jest --coverage --bail --json" in made.command
+
+
+@pytest.mark.parametrize(
+    "scripts", [{"test": "jest", "pretest": "build"}, {"test": "./run.sh"}, {"other": "jest"}, {"test": "jest; lint"}]
+)
+def test_other_scripts_are_left_alone(tmp_path: Path, scripts: dict[str, str]) -> None:
+    package(tmp_path, **scripts)
+    made = plan_run("npm test", worktree=tmp_path)
+    assert (made.command, made.runner) == ("npm test", "command")
+
+
+def test_hostile_package_files_are_left_alone(tmp_path: Path) -> None:
+    secret = tmp_path / "elsewhere.json"
+    secret.write_text(json.dumps({"scripts": {"test": "jest"}}))
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "package.json").symlink_to(secret)
+    assert plan("npm test", tree) == "npm test"
+    (tree / "package.json").unlink()
+    for text in ("[]", '{"scripts": 3}', '{"scripts": {"test": ["jest"]}}', "{" * 10_000):
+        (tree / "package.json").write_text(text)
+        assert plan("npm test", tree) == "npm test"
+
+
+def test_output_that_goes_elsewhere_cannot_be_changed(tmp_path: Path) -> None:
+    assert plan("jest > log", tmp_path) == "jest > log"
+
+
+@pytest.mark.parametrize("file", ["/etc/passwd", "../x", "a/../../x", "", "."])
+def test_files_outside_are_refused(file: str) -> None:
+    with pytest.raises(Unrecoverable) as caught:
+        check_files([file])
+    assert caught.value.reason == "files_invalid"
+
+
+def test_files_are_normalized() -> None:
+    assert check_files(["./a/b.py", "a/b.py", "c\nd.py"]) == ("a/b.py", "c\nd.py")
