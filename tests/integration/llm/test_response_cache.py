@@ -149,7 +149,7 @@ import asyncio, sys
 from redis.asyncio import Redis
 from corral.adapters.llm.response_cache import ResponseCache
 
-async def main() -> Any:
+async def main():
     redis = Redis.from_url(sys.argv[1], decode_responses=True)
     async with ResponseCache(redis) as cache:
         async with cache.slot("m", "q") as slot:
@@ -173,10 +173,15 @@ async def start(url: str, how: Any) -> Any:
     )
 
 
+async def until_called(redis: Any) -> None:
+    async with asyncio.timeout(30):
+        while await redis.get("calls") is None:
+            await asyncio.sleep(0.02)
+
+
 async def test_one_flight_per_key_across_processes(redis: Any, own_server: EmbeddedServer) -> None:
     processes = [await start(own_server.url, "lives") for _ in range(4)]
-    while await redis.get("calls") is None:
-        await asyncio.sleep(0.02)
+    await until_called(redis)
     await redis.rpush("go-on", "1")
     told = [await process.communicate() for process in processes]
     assert [out for out, _ in told] == [b"answer\n"] * 4
@@ -185,8 +190,7 @@ async def test_one_flight_per_key_across_processes(redis: Any, own_server: Embed
 
 async def test_a_flight_whose_process_died_is_taken_over(redis: Any, own_server: EmbeddedServer) -> None:
     dying = await start(own_server.url, "dies")
-    while await redis.get("calls") is None:
-        await asyncio.sleep(0.02)
+    await until_called(redis)
     await redis.rpush("go-on", "1")
     assert await dying.wait() == 9
     [flight] = await redis.keys("llm-cache:flight:*")
