@@ -6,8 +6,8 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated
 
 import typer
@@ -106,9 +106,10 @@ def serve(
 
     async def command(corral: Corral, _: Output) -> ExitCode | None:
         chosen = queue_names(corral, queues, own_first=invocation.app is not None) if workers else False
-        await serve_http(
-            corral, host=host, port=port, workers=chosen, dashboard=dashboard, search=parts.code_search(corral)
-        )
+        with signals_left_to_the_server():
+            await serve_http(
+                corral, host=host, port=port, workers=chosen, dashboard=dashboard, search=parts.code_search(corral)
+            )
         return None
 
     run(context, command, json=False, invocation=invocation)
@@ -128,6 +129,21 @@ def stop_server(context: typer.Context, *, json: JsonOption = False) -> None:
         )
 
     leave(guarded(command, Output(as_json_lines=json), debug=invocation.debug))
+
+
+@contextmanager
+def signals_left_to_the_server() -> Iterator[None]:
+    """For the HTTP server, which handles SIGTERM and SIGINT itself and raises them again when it has ended.
+
+    It has ended in order by then, so that they must not end the process a second time.
+    """
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def invocation_of(context: typer.Context, app: str | None) -> Invocation:
