@@ -189,10 +189,9 @@ def _junit_cases(suite: Any, junitparser: Any) -> Iterator[Any]:
         element = waiting.pop()
         if isinstance(element, junitparser.TestCase):
             yield element
-        elif isinstance(element, junitparser.TestSuite):
-            waiting.extend(reversed([*element, *element.testsuites()]))
-        else:
-            waiting.extend(reversed(list(element)))
+        else:  # a suite, or the root, which in some dialects (Node's) holds cases itself
+            kinds = (junitparser.TestCase, junitparser.TestSuite)
+            waiting.extend(reversed([child for kind in kinds for child in element.iterchildren(kind)]))
 
 
 def _junit_case(case: Any, junitparser: Any) -> TestCase:

@@ -39,6 +39,12 @@ def test_junit() -> None:
     assert report.cases[0].seconds == 0.5
 
 
+def test_suites_in_suites_in_suites() -> None:
+    depth = 5000
+    content = b"<testsuite>" * depth + b'<testcase name="deep"/>' + b"</testsuite>" * depth
+    assert [case.name for case in parse_junit(content).cases] == ["deep"]
+
+
 LAUGHS = b"""<?xml version="1.0"?><!DOCTYPE lolz [<!ENTITY lol "lol"><!ENTITY a "&lol;&lol;&lol;&lol;&lol;&lol;">
 <!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;"><!ENTITY d "&c;&c;&c;&c;&c;&c;&c;">]>
 <testsuite><testcase name="&d;"/></testsuite>"""
