@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 from corral.errors import ConfigurationError, UnknownJobType
 from corral.jobs.registry import Parts, builtin_job_types
@@ -151,7 +151,7 @@ class Corral:
         if redis is not None:
             await redis.aclose()
 
-    async def __aenter__(self) -> Corral:
+    async def __aenter__(self) -> Self:
         await self.connect()
         return self
 

@@ -115,9 +115,7 @@ class JobTypeSpec:
                 text = pydantic_core.to_json(data, by_alias=True, inf_nan_mode="null")
             else:
                 checked = adapter.validator.validate_python(data)
-                text = adapter.serializer.to_json(
-                    checked, by_alias=True, exclude_unset=isinstance(checked, BaseModel)
-                )
+                text = adapter.serializer.to_json(checked, by_alias=True, exclude_unset=isinstance(checked, BaseModel))
         except ValidationError as error:
             raise PayloadInvalid(f"The payload of {self.name!r} doesn't fit: {explain(error)}") from error
         except (pydantic_core.PydanticSerializationError, ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""What happens in a queue, as BullMQ writes it to a stream; and waiting for one job's end without asking again and again."""
+"""What happens in a queue, as BullMQ writes it to a stream; and waiting for a job's end without asking again."""
 
 from __future__ import annotations
 
@@ -240,7 +240,8 @@ class ResultWaiter:
             if event is not None:
                 return self._told(event)
             raise JobNotFound(
-                f"Queue {self._queue.spec.name!r} has no job {job_id!r}: it never had one, or it was removed or kept no longer."
+                f"Queue {self._queue.spec.name!r} has no job {job_id!r}: it never had one, or it was removed or kept "
+                "no longer."
             )
         raise self._failure(job_id, str(value or ""))
 

@@ -1,4 +1,4 @@
-"""Handlers in processes of their own: a crash, a leak or a kill of one fails that one job, and its whole tree can be ended."""
+"""Handlers in processes of their own: a crash or a kill fails one job, and a whole process tree can be ended."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from corral.queue.job import Job, Progress, ThreadJob
 _PR_SET_PDEATHSIG = 1
 #: Fields of a job that go to the child as they are.
 _FIELDS = (
-    "id", "job_type", "data", "attempt", "max_attempts", "crashes", "priority", "created_at", "user_id", "trace_context",
+    "id", "job_type", "data", "attempt", "max_attempts", "crashes", "priority", "created_at", "user_id",
+    "trace_context",
 )  # fmt: skip
 
 

@@ -188,28 +188,20 @@ class JobOptions:
         return _ms(self.delay) if self.delay is not None else 0
 
     def to_wire(self, delay_ms: int) -> dict[str, Any]:
-        """BullMQ's options, in its long names."""
-        wire: dict[str, Any] = {"attempts": self.attempts}
-        if self.backoff is not None:
-            wire["backoff"] = self.backoff.to_wire()
-        if delay_ms:
-            wire["delay"] = delay_ms
-        if self.priority:
-            wire["priority"] = int(self.priority)
-        if self.job_id is not None:
-            wire["jobId"] = self.job_id
-        if self.lifo:
-            wire["lifo"] = True
-        if self.deduplication is not None:
-            wire["deduplication"] = self.deduplication.to_wire()
-        if self.keep_completed is not None:
-            wire["removeOnComplete"] = self.keep_completed.to_wire()
-        if self.keep_failed is not None:
-            wire["removeOnFail"] = self.keep_failed.to_wire()
-        if self.keep_logs is not None:
-            wire["keepLogs"] = self.keep_logs
-        if self.trace_context is not None:
-            wire["telemetryMetadata"] = self.trace_context
+        """BullMQ's options, in its long names; what is not set is left out."""
+        given: dict[str, Any] = {
+            "backoff": self.backoff.to_wire() if self.backoff is not None else None,
+            "delay": delay_ms or None,
+            "priority": int(self.priority) or None,
+            "jobId": self.job_id,
+            "lifo": self.lifo or None,
+            "deduplication": self.deduplication.to_wire() if self.deduplication is not None else None,
+            "removeOnComplete": self.keep_completed.to_wire() if self.keep_completed is not None else None,
+            "removeOnFail": self.keep_failed.to_wire() if self.keep_failed is not None else None,
+            "keepLogs": self.keep_logs,
+            "telemetryMetadata": self.trace_context,
+        }
+        wire = {"attempts": self.attempts, **{name: value for name, value in given.items() if value is not None}}
         if self.on_failure is not ChildFailure.WAIT:
             wire[_FAILURE_OPTION[self.on_failure]] = True
         return wire

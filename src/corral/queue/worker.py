@@ -7,6 +7,7 @@ ready besides (a due delay, an opened rate limit, a housekeeper's find) sets the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import time
@@ -175,9 +176,7 @@ class Worker:
             if queue.spec.isolation is Isolation.THREAD
             else None
         )
-        self._processes = (
-            ProcessRunner(queue.spec, concurrency) if queue.spec.isolation is Isolation.PROCESS else None
-        )
+        self._processes = ProcessRunner(queue.spec, concurrency) if queue.spec.isolation is Isolation.PROCESS else None
         self._trim_at = {"completed": 0.0, "failed": 0.0}
         self._in_loop = queue.spec.isolation is Isolation.ASYNC
         self._timeout_s = queue.spec.timeout.total_seconds() if queue.spec.timeout is not None else None
@@ -231,9 +230,8 @@ class Worker:
             logger.warning("%s: job %s would not stop; it has been given back", self.spec.name, lane.job_id)
             if lane.task is not None:
                 lane.task.cancel()
-        for callbacks, callback in ((self.pipe.on_reconnect, self._reconnected), (self._blocker.on_reconnect, self.wake)):
-            if callback in callbacks:
-                callbacks.remove(callback)
+        with contextlib.suppress(ValueError):  # never started
+            self.pipe.on_reconnect.remove(self._reconnected)
         await self._blocker.close()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
@@ -391,7 +389,9 @@ class Worker:
             await asyncio.sleep(1.0)
             second = await self._strays()
             for job_id in first.keys() & second.keys():
-                logger.warning("%s: job %s was claimed in an answer that got lost; giving it back", self.spec.name, job_id)
+                logger.warning(
+                    "%s: job %s was claimed in an answer that got lost; back it goes", self.spec.name, job_id
+                )
                 await self.queue.scripts.give_back(job_id, token=second[job_id])
         except (StoreError, JobNotFound, LeaseLost) as error:
             logger.debug("%s: not reconciled: %s", self.spec.name, error)
@@ -600,9 +600,7 @@ class Worker:
 
     # --- recording what came of it
 
-    async def _fail(
-        self, lane: Lane, record: JobRecord, failure: BaseException, *, fetch_next: bool = True
-    ) -> Claim:
+    async def _fail(self, lane: Lane, record: JobRecord, failure: BaseException, *, fetch_next: bool = True) -> Claim:
         try:
             if isinstance(failure, LeaseLost):
                 return await self._abandon(lane, record)
@@ -744,7 +742,7 @@ class Worker:
                 resent = resent or isinstance(error, ConnectionLost)
                 await self._connection()
                 if not self.pipe.connected:
-                    logger.error("%s: the worker stops while Redis is away; job %s will run again", self.spec.name, record.id)
+                    logger.error("%s: stopping while Redis is away; job %s will run again", self.spec.name, record.id)
                     self._release(lane)
                     return NOTHING
                 fetch = fetch and not self._stopping.is_set()
@@ -817,7 +815,7 @@ class Worker:
         return bulk(packed({**common, "keepJobs": {"count": keep.get("count", -1)}})), trimming
 
 
-class _Interrupted(Exception):  # noqa: N818 - a condition, not an error of anybody's
+class _Interrupted(Exception):
     """A handler was told to stop, and why."""
 
     def __init__(self, why: Interruption, reason: str) -> None:

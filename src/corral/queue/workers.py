@@ -14,14 +14,13 @@ import socket
 from collections.abc import Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from corral.errors import ConfigurationError, StoreError, StoreUnavailable
 from corral.queue.lease import LeaseKeeper
 from corral.queue.queue import WORKER_NAME_PREFIX, Queue, cancel_channel
 from corral.queue.worker import BLOCK_S, Interruption, Worker, WorkerSettings
 from corral.wire.pipe import Connector, Outage, Pipe, pack
-from corral.wire.scripts import load_commands
 
 logger = logging.getLogger("corral.queue")
 
@@ -135,7 +134,7 @@ class Workers:
             ", ".join(f"{name} ({count} at once)" for name, count in self._concurrency.items()),
         )
 
-    async def __aenter__(self) -> Workers:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

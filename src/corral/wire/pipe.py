@@ -339,11 +339,9 @@ class Pipe:
         commands.extend(self._on_connect)
         if not commands:
             commands.append(pack("PING"))
-        futures = []
-        for command in commands:
-            future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-            protocol.pending.append(future)
-            futures.append(future)
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[Reply]] = [loop.create_future() for _ in commands]
+        protocol.pending.extend(futures)
         protocol.transport.write(b"".join(commands))  # type: ignore[union-attr]
         for reply in await asyncio.gather(*futures):
             if isinstance(reply, ReplyError):

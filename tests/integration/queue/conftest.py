@@ -34,7 +34,7 @@ def raw(corral: Corral) -> Callable[..., Awaitable[Any]]:
     """Any Redis command, for looking behind Corral's back."""
 
     async def command(*parts: Any) -> Any:
-        return await corral.redis.execute_command(*parts)
+        return await corral.redis.execute_command(*parts)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
 
     return command
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
+from tests.integration.queue.conftest import SOON
 
 from corral import Corral, Deduplication, Flow, JobState, PayloadInvalid, Retention, UnknownJobType
-from tests.integration.queue.conftest import SOON
 
 Raw = Callable[..., Awaitable[Any]]
 
@@ -112,7 +112,14 @@ async def test_jobs_run_by_priority_and_within_one_in_order(corral: Corral) -> N
         if len(order) == 6:
             all_ran.set()
 
-    for name, priority in (("low", 10), ("medium", None), ("critical 1", 0), ("high", 1), ("critical 2", 0), ("low 2", 10)):
+    for name, priority in (
+        ("low", 10),
+        ("medium", None),
+        ("critical 1", 0),
+        ("high", 1),
+        ("critical 2", 0),
+        ("low 2", 10),
+    ):
         await corral.add_job("sort", name, priority=priority)
     workers = await corral.start_workers(["sort"], concurrency=1)
     async with asyncio.timeout(10):

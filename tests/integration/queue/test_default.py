@@ -32,7 +32,13 @@ async def test_all_four_job_types_can_be_added_and_asked_for() -> None:
         ),
         await corral.add_job(
             JobType.TEST_EXECUTION,
-            {"taskId": "123", "userId": "u", "projectId": "p", "testCommand": "npm test", "files": ["./src/auth.test.ts"]},
+            {
+                "taskId": "123",
+                "userId": "u",
+                "projectId": "p",
+                "testCommand": "npm test",
+                "files": ["./src/auth.test.ts"],
+            },
         ),
         await corral.add_job(
             JobType.PR_CREATION,

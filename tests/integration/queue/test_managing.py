@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.integration.queue.conftest import SOON, settings, until_state
 
 from corral import (
     Corral,
@@ -20,7 +21,6 @@ from corral import (
 )
 from corral.errors import ConfigurationError, StoreUnsuitable
 from corral.testing.server import EmbeddedServer
-from tests.integration.queue.conftest import SOON, settings, until_state
 
 Raw = Callable[..., Awaitable[Any]]
 
@@ -30,7 +30,9 @@ def declared(corral: Corral) -> None:
     corral.declare("work")
 
 
-@pytest.mark.parametrize("method", ["get_job_status", "get_job_logs", "cancel_job", "retry_job", "promote_job", "remove_job"])
+@pytest.mark.parametrize(
+    "method", ["get_job_status", "get_job_logs", "cancel_job", "retry_job", "promote_job", "remove_job"]
+)
 async def test_an_unknown_id_is_a_clear_error(corral: Corral, method: str) -> None:
     with pytest.raises(JobNotFound, match="'nope'"):
         await getattr(corral, method)("work", "nope")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from tests.integration.queue.conftest import SOON, until_state
 
 from corral import (
     Backoff,
@@ -27,7 +28,6 @@ from corral import (
     Unrecoverable,
 )
 from corral.errors import AdapterError
-from tests.integration.queue.conftest import SOON, until_state
 
 Raw = Callable[..., Awaitable[Any]]
 
@@ -110,9 +110,7 @@ async def test_what_can_not_be_mended_is_not_retried(corral: Corral, error: Exce
     "error",
     [
         RateLimited("slow down", retry_after=timedelta(milliseconds=300)),
-        AdapterError(
-            "slow down", service="x", operation="y", retryable=True, retry_after=timedelta(milliseconds=300)
-        ),
+        AdapterError("slow down", service="x", operation="y", retryable=True, retry_after=timedelta(milliseconds=300)),
     ],
 )
 async def test_a_service_that_asks_for_rest_pauses_the_queue_and_costs_no_attempt(
@@ -183,7 +181,7 @@ async def test_a_time_out_ends_the_handler_and_is_an_ordinary_failure(corral: Co
 
     async with await corral.start_workers():
         job = await corral.add_job("slow", None)
-        with pytest.raises(JobFailed, match="timed_out: took longer than 0:00:00.1"):
+        with pytest.raises(JobFailed, match=r"timed_out: took longer than 0:00:00\.1"):
             await corral.wait_for_result(job, timeout=SOON)
     assert cleaned_up.is_set()
 

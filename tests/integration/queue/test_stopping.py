@@ -8,10 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.integration.queue.conftest import SOON, settings, until_state
 
 from corral import Corral, Job, JobState
 from corral.testing.server import EmbeddedServer
-from tests.integration.queue.conftest import SOON, settings, until_state
 
 
 async def test_active_jobs_may_end(corral: Corral) -> None:

@@ -36,7 +36,7 @@ def plain(job: ThreadJob[Thumbnail]) -> None:
     job.log_now("x")
 
 
-class Callable_:
+class HandlerObject:
     async def __call__(self, job: Job[Thumbnail]) -> Size:
         return Size(width=job.data.width)
 
@@ -47,7 +47,7 @@ class Callable_:
         (typed, Thumbnail, Size, Isolation.ASYNC),
         (untyped, None, None, Isolation.ASYNC),
         (plain, Thumbnail, None, Isolation.THREAD),
-        (Callable_(), Thumbnail, Size, Isolation.ASYNC),
+        (HandlerObject(), Thumbnail, Size, Isolation.ASYNC),
     ],
 )
 def test_models_are_read_from_annotations(handler: Any, payload: Any, result: Any, isolation: Isolation) -> None:
