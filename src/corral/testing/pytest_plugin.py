@@ -20,8 +20,12 @@ def corral_server() -> Iterator[EmbeddedServer]:
 
 @pytest.fixture
 def corral_private_server() -> Iterator[EmbeddedServer]:
-    """A real server for one test, to be stopped, killed and frozen as it likes."""
-    with EmbeddedServer() as server:
+    """A real server for one test, to be stopped, killed and frozen as it likes.
+
+    It writes its append-only file before it answers: on a busy disk, the customary ``everysec`` may put writes off for
+    two seconds, and a killed server then forgets what it had answered.
+    """
+    with EmbeddedServer(options={"appendfsync": "always"}) as server:
         yield server
 
 

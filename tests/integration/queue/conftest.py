@@ -12,7 +12,6 @@ import pytest
 from corral import Corral, JobState, JobStatus, Settings
 from corral.testing.server import EmbeddedServer
 
-pytest_plugins = ["corral.testing.pytest_plugin"]
 
 SOON = timedelta(seconds=10)
 
