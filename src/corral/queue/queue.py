@@ -42,7 +42,7 @@ _ALL_STATES = (
     JobState.COMPLETED,
 )
 _CLEAN_BATCH = 1_000
-#: Producers give the same few options again and again: checking and packing them each time cost a third of an add.
+#: Producers give the same few options again and again: checking them each time cost a quarter of an add.
 _KEPT_OPTIONS = 256
 _RECONNECT_PATIENCE_S = 5.0
 #: A request to cancel outlives the longest sensible silence of a worker, and not much more.
