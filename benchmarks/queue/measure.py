@@ -182,8 +182,11 @@ def timed(stage: Stage, redis: Any, plan: Plan, figures: Figures, *, peer: Peer)
 
 
 def depth(stage: Stage, redis: Any, plan: Plan, figures: Figures, *, jobs: int, waiting: int) -> None:
-    """The drain rate of ``jobs`` jobs, 50 at once, while ``waiting`` more wait behind them."""
-    _fill(stage, plan.warm_up + jobs + waiting, plan.chunk)
+    """The drain rate of ``jobs`` jobs, 50 at once, while ``waiting`` more wait behind them, and its answers' times."""
+    with stage.process("producer") as producer:
+        producer.command(op="bulk", count=plan.warm_up + jobs + waiting, chunk=plan.chunk)
+        for question, seconds in producer.command(op="ask", count=100).items():
+            figures.values[f"asked {waiting} {question}"] = seconds * 1e3
     stage.news.clear()
     with stage.process("worker", 50) as worker:
         marks = _Marks(stage, worker, redis)

@@ -125,8 +125,8 @@ class Process:
             Unsupported: The peer can't do it.
             PeerFailed: It failed, ended, or said nothing for ``timeout_s``.
         """
-        assert self._process.stdin is not None  # noqa: S101 - Popen was given pipes
-        assert self._process.stdout is not None  # noqa: S101
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
         if not select.select([self._process.stdout], [], [], timeout_s)[0]:

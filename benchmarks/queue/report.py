@@ -104,22 +104,25 @@ def _lateness(rounds: Rounds) -> str:
 
 
 def _depth(rounds: Rounds) -> str:
-    depths = _columns(rounds, "depth ")
-    if len(depths) < 2:
+    depths = sorted(_columns(rounds, "depth "), key=lambda key: int(key.split()[1]))
+    rows = []
+    for key in depths:
+        waiting = key.split()[1]
+        asked = (f"asked {waiting} {question}" for question in ("stats", "status", "pause"))
+        figures = [(key, "{:,.0f}"), (f"{key} server µs", "{:,.0f}"), *((name, "{:.2f}") for name in asked)]
+        values = [(_values(rounds, _ONE, name), form) for name, form in figures]
+        rows.append([f"{int(waiting):,}", *(form.format(median(v)) if v else "–" for v, form in values)])
+    if not rows:
         return ""
-    pairs = [
-        (f[_ONE].values[depths[0]], f[_ONE].values[depths[1]])
-        for f in rounds
-        if _ONE in f and all(d in f[_ONE].values for d in depths[:2])
+    head = [
+        "waiting behind",
+        "drain, jobs/s",
+        "server, µs a job",
+        "stats, ms",
+        "one job's status, ms",
+        "pause and resume, ms",
     ]
-    if not pairs:
-        return ""
-    ratio = median([deep / shallow for shallow, deep in pairs])
-    shallow, deep = (median([pair[i] for pair in pairs]) for i in (0, 1))
-    return (
-        f"### With many waiting\n\nDrained with {int(depths[0].split()[1]):,} waiting behind: {shallow:,.0f}/s; with "
-        f"{int(depths[1].split()[1]):,}: {deep:,.0f}/s; ratio {ratio:.2f}.\n"
-    )
+    return "### Corral with many waiting, 50 at once\n\n" + _table(head, rows)
 
 
 def _memory(rounds: Rounds) -> str:

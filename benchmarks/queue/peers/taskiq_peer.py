@@ -35,7 +35,7 @@ class Producer:
 
 
 def worker() -> None:
-    from taskiq.__main__ import main  # noqa: PLC0415 - only the worker needs it
+    from taskiq.__main__ import main
 
     limit = str(tally.CONCURRENCY)
     sys.argv = [

@@ -208,3 +208,13 @@ async def test_a_server_that_evicts_keys_is_refused() -> None:
 
             with pytest.raises(StoreUnsuitable, match="noeviction"):
                 await corral.start_workers()
+
+
+async def test_asking_for_one_job_does_not_look_through_all_that_wait(corral: Corral) -> None:
+    """In place of the list of waiting jobs stands what Redis can't look through."""
+    job = await corral.add_job("work", {}, priority=0)
+    wait = f"{corral.prefix}:work:wait"
+    await corral.redis.rename(wait, f"{wait}-aside")
+    await corral.redis.set(wait, "not a list")
+    assert (await corral.get_job_status("work", job.id)).state is JobState.WAITING
+    await corral.redis.rename(f"{wait}-aside", wait)
