@@ -45,7 +45,8 @@ async def median_ms(rounds: int, what: Callable[[], Awaitable[object]]) -> float
 async def plain(*command: str, cwd: Path | None = None) -> None:
     process = await asyncio.create_subprocess_exec(*command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     await process.communicate()
-    assert process.returncode == 0, command
+    if process.returncode != 0:
+        raise SystemExit(f"{command} ended with {process.returncode}")
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -118,7 +119,7 @@ async def main() -> None:
             whole.append(await median_ms(1, checked_out))
         added_ms, whole_ms = statistics.median(added), statistics.median(whole)
         print(
-            f"{FILES} files: git worktree add {added_ms:.0f} ms; checkout, sandboxed no-op and removal {whole_ms:.0f} ms: "
+            f"{FILES} files: git worktree add {added_ms:.0f} ms; checkout, sandboxed no-op, removal {whole_ms:.0f} ms: "
             f"{whole_ms / added_ms:.2f} times (target 1.5)"
         )
 
