@@ -46,7 +46,8 @@ async def test_a_killed_workers_run_is_cleaned_up(kind: str, tmp_path: Path) -> 
     tree.mkdir()
     worker = await asyncio.create_subprocess_exec(
         sys.executable, "-c", textwrap.dedent(WORKER), kind, str(home), str(tree),
-        stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[3], env={"PYTHONPATH": "src", "PATH": "/usr/bin:/bin"},
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[3], env={"PYTHONPATH": "src", "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     assert worker.stdout is not None
     assert await worker.stdout.readline() == b"running\n"

@@ -102,9 +102,8 @@ async def test_pytest(run: Run, tree: Path) -> None:
         "def test_fine():\n    assert True\n\ndef test_bad():\n    print('seen')\n    assert 1 == 2\n",
     )
     put(tree, "tests/test_unimportable.py", "import nothing_of_this_name\n")
-    whole = await run(
-        "python3 -m pytest -q --continue-on-collection-errors", env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    )
+    env = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    whole = await run("python3 -m pytest -q --continue-on-collection-errors", env=env)
     found = outcomes(whole)
     assert found["tests/test_other.py::test_fine"] is P
     assert found["tests/test_other.py::test_bad"] is F

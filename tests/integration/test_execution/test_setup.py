@@ -155,7 +155,7 @@ class TestNetwork:
 
 class TestAllowedNetwork:
     @pytest.fixture
-    async def allowed(self) -> AsyncIterator[AllowList]:  # type: ignore[override]
+    async def allowed(self) -> AsyncIterator[AllowList]:
         async with registry() as port:
             self.port = port
             yield AllowList([f"127.0.0.1:{port}", "169.254.169.254:80"], networks=["127.0.0.1/32"])

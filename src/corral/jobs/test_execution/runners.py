@@ -260,13 +260,15 @@ _WITH_VALUE = frozenset({
 
 def _without_files(command: str, *, after: str) -> str:
     """Drop the words that name test files or patterns, so that those asked for replace them instead of joining them."""
-    before, found, rest = command.partition(after)
+    starts = [match.end() for match in re.finditer(rf"(?<!\S)(?:\S*/)?{after}(?!\S)", command)]
+    if not starts:
+        return command
     kept, previous = [], ""
-    for word in rest.split():
+    for word in command[starts[-1] :].split():
         if word.startswith("-") or previous in _WITH_VALUE or not re.search(r"[./*]", word):
             kept.append(word)
         previous = word
-    return before + found + "".join(f" {word}" for word in kept)
+    return command[: starts[-1]] + "".join(f" {word}" for word in kept)
 
 
 _PLANNERS: dict[str, Callable[[Plan, Sequence[str]], Plan]] = {

@@ -21,7 +21,7 @@ def test_only_listed_hosts_on_their_ports() -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1", "::1", "169.254.169.254", "10.1.2.3", "192.168.0.1", "172.16.0.1", "100.64.0.1", "0.0.0.0", "fe80::1",
+    ["127.0.0.1", "::1", "169.254.169.254", "10.1.2.3", "192.168.0.1", "172.16.0.1", "100.64.0.1", "0.0.0.0", "fe80::1",  # noqa: S104 - refused
      "fd00:ec2::254", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "224.0.0.1", "fe80::1%eth0"],
 )  # fmt: skip
 def test_addresses_that_are_not_public_are_refused(address: str) -> None:

@@ -83,6 +83,13 @@ def test_a_script_with_a_known_runner_is_put_in_its_place(tmp_path: Path) -> Non
     assert "NODE_ENV=test jest --coverage --bail --json" in made.command
 
 
+def test_a_scripts_own_files_are_replaced(tmp_path: Path) -> None:
+    package(tmp_path, test="node --test test/*.js")
+    command = plan("npm test", tmp_path, "test/b.js")
+    assert command.startswith('PATH="/workspace/node_modules/.bin:$PATH"; export PATH; node --test ')
+    assert command.endswith("--test-reporter-destination=stdout ./test/b.js")
+
+
 @pytest.mark.parametrize(
     "scripts", [{"test": "jest", "pretest": "build"}, {"test": "./run.sh"}, {"other": "jest"}, {"test": "jest; lint"}]
 )
