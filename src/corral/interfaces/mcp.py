@@ -1,0 +1,248 @@
+"""``corral mcp``: the code index for any coding agent, by the Model Context Protocol, over stdio or HTTP.
+
+Four tools, all read-only: ``search_code``, ``find_definition``, ``code_context`` (what fits a budget of tokens) and
+``around_file``. A server answers either from the indexes of an installation, project by project, or from one folder,
+which it indexes at start and brings up to date before each answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from corral.errors import CorralError, ExtraMissing
+from corral.jobs.codebase_indexing.search import CodeSearch, SearchHit
+
+if TYPE_CHECKING:
+    from mcp.server import MCPServer
+
+    from corral.adapters.embedder.port import Embedder
+    from corral.adapters.index.port import IndexStore
+
+_MAX_HITS = 50
+_MAX_TOKENS = 50_000
+_INSTRUCTIONS = (
+    "Search this code base by meaning and by name. Ask search_code a question in plain words, or give it a name as "
+    "written in code; use code_context when you want as much relevant code as fits a budget; find_definition for one "
+    "exact name; around_file before you change a file. Lines count from 1."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFolder:
+    """One folder to serve, indexed here."""
+
+    root: Path
+    store: IndexStore
+    embedder: Embedder
+
+    @property
+    def project_id(self) -> str:
+        """Its name in the store: readable, and different for each folder."""
+        resolved = self.root.resolve()
+        return f"folder-{hashlib.sha256(str(resolved).encode()).hexdigest()[:16]}"
+
+    async def refresh(self) -> None:
+        """Bring the index up to date: some tens of milliseconds when little or nothing changed."""
+        await asyncio.to_thread(self._refresh)
+
+    def _refresh(self) -> None:
+        from corral.adapters.index.port import IndexName  # noqa: PLC0415 - the ``index`` extra
+        from corral.jobs.codebase_indexing.build import build  # noqa: PLC0415 - likewise
+        from corral.jobs.codebase_indexing.source import folder_source  # noqa: PLC0415 - likewise
+
+        build(folder_source(self.root), self.store, IndexName(self.project_id), self.embedder)
+
+
+def make_server(search: CodeSearch, *, folder: LocalFolder | None = None, version: str = "0") -> MCPServer:
+    """The server, not running yet.
+
+    Args:
+        search: Answers.
+        folder: Serve this folder only; None serves every project, and each tool asks for ``project_id``.
+        version: Corral's, told to clients.
+
+    Raises:
+        ExtraMissing: The ``mcp`` extra is not installed.
+    """
+    try:
+        from mcp.server import MCPServer  # noqa: PLC0415 - optional: the ``mcp`` extra
+        from mcp.server.mcpserver.exceptions import ToolError  # noqa: PLC0415 - likewise
+        from mcp.types import ToolAnnotations  # noqa: PLC0415 - likewise
+    except ImportError as error:
+        raise ExtraMissing("corral mcp needs the 'mcp' extra: pip install 'corral[mcp]'") from error
+    server = MCPServer(
+        "corral", title="Corral code search", instructions=_INSTRUCTIONS, version=version, log_level="ERROR"
+    )
+    answers = _Answers(search, folder, ToolError)
+    read_only = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+    for name, tool in (answers.for_folder() if folder else answers.for_projects()).items():
+        server.tool(name, annotations=read_only, structured_output=True)(tool)
+    return server
+
+
+def serve_stdio(server: MCPServer) -> None:
+    """Talk over standard input and output until the client hangs up."""
+    server.run("stdio")
+
+
+def http_app(server: MCPServer, *, path: str = "/mcp", host: str = "127.0.0.1") -> Any:
+    """An ASGI application that speaks streamable HTTP at ``path``; it holds no state between requests.
+
+    Args:
+        server: From ``make_server``.
+        path: Where.
+        host: The bind address, whose name requests must carry (against DNS rebinding).
+    """
+    return server.streamable_http_app(streamable_http_path=path, stateless_http=True, json_response=True, host=host)
+
+
+class _Answers:
+    """The tools' bodies; what an agent should know of a failure is told to it, the rest is an error of the server."""
+
+    def __init__(self, search: CodeSearch, folder: LocalFolder | None, tool_error: type[Exception]) -> None:
+        self._search = search
+        self._folder = folder
+        self._tool_error = tool_error
+        self._fresh = asyncio.Lock()
+
+    def for_projects(self) -> dict[str, Any]:
+        async def search_code(  # noqa: PLR0917 - a tool's arguments come by name
+            project_id: str,
+            query: str,
+            limit: int = 10,
+            branch: str = "",
+            languages: list[str] | None = None,
+            paths: list[str] | None = None,
+            kinds: list[str] | None = None,
+        ) -> list[dict[str, Any]]:
+            """Find code by a question in plain words or by a name.
+
+            Filters: languages ("python"), paths ("src/", "*.ts"), kinds ("function", "class", "method"). Each hit has
+            path, lines, symbol, why it was found, and text.
+            """
+            return await self.search(
+                project_id, query, limit=limit, branch=branch, languages=languages, paths=paths, kinds=kinds
+            )
+
+        async def find_definition(project_id: str, name: str, branch: str = "") -> list[dict[str, Any]]:
+            """Where an exact name (case matters) is defined: path, lines, kind, what it is inside of."""
+            return await self.definitions(project_id, name, branch)
+
+        async def code_context(
+            project_id: str, query: str, max_tokens: int = 4000, branch: str = ""
+        ) -> list[dict[str, Any]]:
+            """As much relevant code as fits a budget of tokens, best first."""
+            return await self.context(project_id, query, max_tokens, branch)
+
+        async def around_file(project_id: str, path: str, max_tokens: int = 4000, branch: str = "") -> dict[str, Any]:
+            """What surrounds a file: its definitions, imports, importers, tests, and code that uses it."""
+            return await self.around(project_id, path, max_tokens, branch)
+
+        return _named(search_code, find_definition, code_context, around_file)
+
+    def for_folder(self) -> dict[str, Any]:
+        async def search_code(
+            query: str,
+            limit: int = 10,
+            languages: list[str] | None = None,
+            paths: list[str] | None = None,
+            kinds: list[str] | None = None,
+        ) -> list[dict[str, Any]]:
+            """Find code by a question in plain words or by a name.
+
+            Filters: languages ("python"), paths ("src/", "*.ts"), kinds ("function", "class", "method"). Each hit has
+            path, lines, symbol, why it was found, and text.
+            """
+            return await self.search("", query, limit=limit, languages=languages, paths=paths, kinds=kinds)
+
+        async def find_definition(name: str) -> list[dict[str, Any]]:
+            """Where an exact name (case matters) is defined: path, lines, kind, what it is inside of."""
+            return await self.definitions("", name, "")
+
+        async def code_context(query: str, max_tokens: int = 4000) -> list[dict[str, Any]]:
+            """As much relevant code as fits a budget of tokens, best first."""
+            return await self.context("", query, max_tokens, "")
+
+        async def around_file(path: str, max_tokens: int = 4000) -> dict[str, Any]:
+            """What surrounds a file: its definitions, imports, importers, tests, and code that uses it."""
+            return await self.around("", path, max_tokens, "")
+
+        return _named(search_code, find_definition, code_context, around_file)
+
+    async def search(
+        self,
+        project_id: str,
+        query: str,
+        *,
+        limit: int,
+        branch: str = "",
+        languages: Sequence[str] | None = None,
+        paths: Sequence[str] | None = None,
+        kinds: Sequence[str] | None = None,
+    ) -> list[dict[str, Any]]:
+        try:
+            hits = await self._search.search(
+                await self._project(project_id),
+                query,
+                limit=max(1, min(limit, _MAX_HITS)),
+                branch=branch,
+                languages=languages or (),
+                paths=paths or (),
+                kinds=kinds or (),
+            )
+        except CorralError as error:
+            raise self._tool_error(str(error)) from error
+        return [_shown(hit) for hit in hits]
+
+    async def definitions(self, project_id: str, name: str, branch: str) -> list[dict[str, Any]]:
+        try:
+            found = await self._search.definitions(await self._project(project_id), name, branch=branch)
+        except CorralError as error:
+            raise self._tool_error(str(error)) from error
+        return [asdict(symbol) for symbol in found]
+
+    async def context(self, project_id: str, query: str, max_tokens: int, branch: str) -> list[dict[str, Any]]:
+        try:
+            hits = await self._search.context(
+                await self._project(project_id), query, max_tokens=max(100, min(max_tokens, _MAX_TOKENS)), branch=branch
+            )
+        except CorralError as error:
+            raise self._tool_error(str(error)) from error
+        return [_shown(hit) for hit in hits]
+
+    async def around(self, project_id: str, path: str, max_tokens: int, branch: str) -> dict[str, Any]:
+        try:
+            found = await self._search.neighbourhood(
+                await self._project(project_id), path, max_tokens=max(100, min(max_tokens, _MAX_TOKENS)), branch=branch
+            )
+        except CorralError as error:
+            raise self._tool_error(str(error)) from error
+        return {
+            "path": found.path,
+            "symbols": [asdict(symbol) for symbol in found.symbols],
+            "imports": list(found.imports),
+            "imported_files": list(found.imported_files),
+            "importers": list(found.importers),
+            "tests": list(found.tests),
+            "callers": [_shown(hit) for hit in found.callers],
+        }
+
+    async def _project(self, project_id: str) -> str:
+        if self._folder is None:
+            return project_id
+        async with self._fresh:  # one refresh at a time; whoever waited finds nothing left to do
+            await self._folder.refresh()
+        return self._folder.project_id
+
+
+def _named(*tools: Any) -> dict[str, Any]:
+    return {tool.__name__: tool for tool in tools}
+
+
+def _shown(hit: SearchHit) -> dict[str, Any]:
+    return asdict(hit)
