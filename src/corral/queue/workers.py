@@ -21,7 +21,6 @@ from corral.queue.lease import LeaseKeeper
 from corral.queue.queue import WORKER_NAME_PREFIX, Queue, cancel_channel
 from corral.queue.worker import BLOCK_S, Interruption, Worker, WorkerSettings
 from corral.wire.pipe import Connector, Outage, Pipe, pack
-from corral.wire.scripts import load_commands
 
 logger = logging.getLogger("corral.queue")
 

@@ -375,4 +375,4 @@ def _as_llm_failed(error: failures.ModelAPIError, *, service: str) -> LlmFailed:
 
 def _short(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return text if len(text) <= 500 else text[:500] + "…"  # noqa: PLR2004 - an error is a line, not a page
+    return text if len(text) <= 500 else text[:500] + "…"

@@ -107,7 +107,7 @@ class _Candidate:
     def _task_text(self) -> str:
         task = self._session.task
         files = self._session.worktree.files(limit=400)
-        listing = "\n".join(files[:200]) + ("\n…" if len(files) > 200 else "")  # noqa: PLR2004 - a screenful
+        listing = "\n".join(files[:200]) + ("\n…" if len(files) > 200 else "")
         parts = [f"<task>\n{task.prompt.strip()}\n</task>", f"<files>\n{listing}\n</files>"]
         if task.files:
             parts.append(f"The task is about: {', '.join(task.files)}")

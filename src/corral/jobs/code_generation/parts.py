@@ -89,7 +89,7 @@ class RunsTests(Protocol):
         command: str,
         commit: str,
         setup_command: str | None = None,
-        timeout: timedelta,  # noqa: ASYNC109 - the runner's contract: it kills the process tree
+        timeout: timedelta,
         project_id: str,
     ) -> TestReport:
         """Run ``command`` at the root of ``worktree``."""

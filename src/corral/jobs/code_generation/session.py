@@ -39,7 +39,7 @@ _CHARACTERS_PER_TOKEN = 3.2
 """Of code, on the safe side, for models whose tokenizer isn't at hand."""
 
 
-class BudgetUsedUp(Exception):  # noqa: N818 - it ends the work, it is not an error
+class BudgetUsedUp(Exception):
     """No further call may be made."""
 
     def __init__(self, exceeded: Exceeded) -> None:
@@ -47,7 +47,7 @@ class BudgetUsedUp(Exception):  # noqa: N818 - it ends the work, it is not an er
         self.exceeded = exceeded
 
 
-class Refused(Exception):  # noqa: N818 - likewise
+class Refused(Exception):
     """The model would not do it; the message is what it said."""
 
 
