@@ -112,9 +112,8 @@ def main() -> None:
         process.join()
     for name in paths:
         cuts = statistics.quantiles(times[name], n=100)
-        print(
-            f"{name:8} {statistics.median(rates[name]):8.0f}/s  p50 {cuts[49] * 1000:6.2f} ms  p99 {cuts[98] * 1000:6.2f} ms"
-        )
+        rate, p50, p99 = statistics.median(rates[name]), cuts[49] * 1000, cuts[98] * 1000
+        print(f"{name:8} {rate:8.0f}/s  p50 {p50:6.2f} ms  p99 {p99:6.2f} ms")
     ratio = statistics.median(c / b for b, c in zip(rates["bare"], rates["corral"], strict=True))
     print(f"ratio    {ratio:.2f} of the bare route's rate")
 

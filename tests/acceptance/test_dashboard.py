@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-SCREENSHOTS = os.environ.get("CORRAL_SCREENSHOTS")
+SCREENSHOTS = os.environ.get("CORRAL_TEST_SCREENSHOTS")
 """A folder that gets the pages as pictures, for the README."""
 
 

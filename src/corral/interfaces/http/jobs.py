@@ -43,7 +43,7 @@ def add_routes(section: Section) -> None:
 async def list_jobs(  # noqa: PLR0917 - FastAPI gives them by name
     call: CallDep,
     job_type: models.JobTypeName,
-    state: Annotated[list[JobState] | None, Query(description="Only these; repeat for several.")] = None,
+    state: Annotated[list[JobState], Query(description="Only these; repeat for several.")] = [],  # noqa: B006 - copied
     user: Text = None,
     project: Text = None,
     text: Annotated[str | None, Query(min_length=1, max_length=200, description="In id, payload or error.")] = None,
@@ -61,7 +61,7 @@ async def list_jobs(  # noqa: PLR0917 - FastAPI gives them by name
     found, offset = await find_jobs(
         call.corral,
         call.known(job_type),
-        state,
+        state or None,
         wanted=JobFilter(user_id=user, project_id=project, text=text),
         may_see=call.may_see,
         offset=int(cursor or 0),

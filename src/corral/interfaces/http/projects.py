@@ -103,14 +103,14 @@ async def search_project(  # noqa: PLR0917 - FastAPI gives them by name
     q: Annotated[str, Query(min_length=1, max_length=1000, description="Words, or names from the code.")],
     limit: Annotated[int, Query(ge=1, le=100)] = 10,
     branch: Annotated[str, Query(max_length=200, description="Empty: the default branch.")] = "",
-    language: Annotated[list[str] | None, Query(description="Only these; repeat for several.")] = None,
-    path: Annotated[list[str] | None, Query(description="Only files that fit such a shell-style pattern.")] = None,
-    kind: Annotated[list[str] | None, Query(description="Only `function`, `class`, …")] = None,
+    language: Annotated[list[str], Query(description="Only these; repeat for several.")] = [],  # noqa: B006 - FastAPI copies it
+    path: Annotated[list[str], Query(description="Only files that fit such a shell-style pattern.")] = [],  # noqa: B006 - FastAPI copies it
+    kind: Annotated[list[str], Query(description="Only `function`, `class`, …")] = [],  # noqa: B006 - FastAPI copies it
 ) -> Response:
     """Search a project's code, by meaning and by name; the project must have been indexed."""
     await _store(call).get(_usable(call, project_id))
     hits = await _search(call).search(
-        project_id, q, limit=limit, branch=branch, languages=language or (), paths=path or (), kinds=kind or ()
+        project_id, q, limit=limit, branch=branch, languages=language, paths=path, kinds=kind
     )
     return Json(models.SearchHits(hits=[models.SearchHit.model_validate(hit) for hit in hits]))
 

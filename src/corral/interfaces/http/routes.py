@@ -75,7 +75,7 @@ def endpoint(
     takes_body = method in {"POST", "PUT"}
     statuses = sorted({*common, *problems, *((400, 413) if takes_body else ())})
     extra: dict[str, Any] = {SCOPE_KEY: scope}
-    if scope != "none":
+    if scope != "none" and not dependencies:  # a security dependency says it itself
         extra["security"] = [{SECURITY_SCHEME: []}]
     section.router.add_api_route(
         section.prefix + path,
