@@ -16,6 +16,7 @@ from corral.queue.definition import Handler, Isolation, JobTypeSpec, RateLimit, 
 from corral.queue.events import EventReader, QueueEvent, ResultWaiter
 from corral.queue.flow import Flow, FlowJob, add_flow
 from corral.queue.job import JobState
+from corral.queue.observer import JobObserver
 from corral.queue.options import Backoff, BackoffStrategy, ChildFailure, Deduplication, JobOptions, Retention
 from corral.queue.queue import Queue, options_from
 from corral.queue.status import (
@@ -77,6 +78,8 @@ class Corral:
         self._redis: RedisClient | None = None
         self._connecting = asyncio.Lock()
         self._checked = False
+        #: Looks on while jobs are added and run (traces, metrics); set it before workers are started.
+        self.observer: JobObserver | None = None
         #: What the handlers of the four job types share: projects, workspaces, search, …
         self.parts = Parts(self.settings, lambda: self.redis)
         builtin = builtin_job_types(self.parts, default_options(self.settings)) if job_types is None else ()
@@ -170,6 +173,16 @@ class Corral:
         if self._redis is None:
             raise ConfigurationError("Not connected: use `async with Corral(...)`, or await `connect()` first.")
         return self._redis
+
+    async def execute_command(self, *parts: str | bytes | float) -> Any:
+        """Send one Redis command on the connection that jobs are added on: quicker than ``redis``, and never blocking.
+
+        Raises:
+            StoreUnavailable: Redis can't be reached.
+        """
+        if self._pipe is None:
+            await self.connect()
+        return await cast("Pipe", self._pipe).execute(*parts)
 
     # --- declaring
 
@@ -350,7 +363,7 @@ class Corral:
                 "keep_completed": keep_completed,
                 "keep_failed": keep_failed,
                 "keep_logs": keep_logs,
-                "trace_context": trace_context,
+                "trace_context": trace_context or self._trace_context(),
             }
         )
         return await queue.add(data, options)
@@ -366,6 +379,7 @@ class Corral:
             PayloadInvalid: A payload doesn't fit; says which. Nothing reached Redis.
         """
         queue = await self._queue(job_type)
+        options.setdefault("trace_context", self._trace_context())
         return await queue.add_many(items, queue.options(options))
 
     async def add_flow(self, flow: Flow) -> FlowJob:
@@ -662,6 +676,7 @@ class Corral:
                 keep_completed=Retention(age=settings.keep_completed),
                 keep_failed=Retention(age=settings.keep_failed),
                 metrics_minutes=settings.metrics_minutes,
+                observer=self.observer,
             ),
             lease=settings.lease,
             shutdown_timeout=settings.shutdown_timeout,
@@ -672,6 +687,9 @@ class Corral:
         return workers
 
     # --- inside
+
+    def _trace_context(self) -> str | None:
+        return self.observer.trace_context() if self.observer is not None else None
 
     async def _queue(self, job_type: str) -> Queue:
         if self._pipe is None:

@@ -13,10 +13,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, Protocol
+from typing import Final
 from urllib.parse import quote
 
 from corral.errors import ConfigurationError, TooManyRequests
+from corral.wire.commands import RedisCommands
 
 MINUTE: Final = timedelta(minutes=1)
 
@@ -43,14 +44,6 @@ local wait = gate and (tonumber(gate) + window - now) or window
 local reset = oldest and (tonumber(oldest) + window - now) or window
 return {0, remaining, string.format('%.0f', reset), string.format('%.0f', wait)}
 """
-
-
-class ScriptingRedis(Protocol):
-    """The part of an async Redis client that the limiter uses."""
-
-    def register_script(self, script: str) -> Any:
-        """Make a callable that runs ``script``, loading it when the server doesn't know it."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,8 +101,8 @@ class RateLimiter:
         prefix: Of the keys: ``<prefix>:ratelimit:<user>:<endpoint>``, a list of at most ``limit`` instants.
     """
 
-    def __init__(self, redis: ScriptingRedis, *, prefix: str = "corral") -> None:
-        self._script = redis.register_script(_HIT)
+    def __init__(self, redis: RedisCommands, *, prefix: str = "corral") -> None:
+        self._redis = redis
         self._prefix = prefix
 
     async def hit(self, user_id: str, endpoint: str, rule: RateLimit, *, cost: int = 1) -> RateLimitDecision:
@@ -130,9 +123,10 @@ class RateLimiter:
         if cost < 0:
             raise ConfigurationError(f"a request's cost is 0 or more, got {cost!r}")
         window_us = rule.window // timedelta(microseconds=1)
-        allowed, remaining, reset_us, retry_us = await self._script(
-            keys=[f"{self._prefix}:ratelimit:{quote(user_id, safe='')}:{quote(endpoint, safe='')}"],
-            args=[rule.limit, window_us, cost],
+        key = f"{self._prefix}:ratelimit:{quote(user_id, safe='')}:{quote(endpoint, safe='')}"
+        # The whole script each time: it is short, and no server can have forgotten it.
+        allowed, remaining, reset_us, retry_us = await self._redis.execute_command(
+            "EVAL", _HIT, 1, key, rule.limit, window_us, cost
         )
         return RateLimitDecision(
             allowed=bool(int(allowed)),

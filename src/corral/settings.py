@@ -193,6 +193,8 @@ class Settings(BaseSettings):
     """Largest body of an HTTP request."""
     long_poll_max: timedelta = timedelta(seconds=60)
     """Longest time that one HTTP request waits for a job's result."""
+    log_format: Literal["console", "json"] = "console"
+    """How ``corral serve`` and ``corral worker`` log."""
     session_lifetime: timedelta = timedelta(hours=12)
     """How long a login to the dashboard lasts."""
 

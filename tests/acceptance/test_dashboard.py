@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-SCREENSHOTS = os.environ.get("CORRAL_SCREENSHOTS")
+SCREENSHOTS = os.environ.get("CORRAL_TEST_SCREENSHOTS")
 """A folder that gets the pages as pictures, for the README."""
 
 
@@ -42,12 +42,13 @@ class World:
         self.url = url
         self.token = token
         self.go = asyncio.Event()
+        self.mended = False
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     with EmbeddedServer() as server:
-        corral = Corral(server.url, settings=Settings(_env_file=None), job_types=[])  # type: ignore[call-arg]
+        corral = Corral(server.url, settings=Settings(_env_file=None), job_types=[])
 
         @corral.handler("thumbnail", attempts=1)
         async def thumbnail(job: Job[dict[str, Any]]) -> dict[str, Any]:
@@ -55,7 +56,7 @@ async def world() -> AsyncIterator[World]:
             await job.progress({"percent": 40, "stage": "scaling"})
             await made.go.wait()
             await job.log("<b>nearly</b> done")
-            if job.data.get("fail") and job.attempt == 1 and not made.corral_retried:
+            if job.data.get("fail") and job.attempt == 1 and not made.mended:
                 raise ValueError("no such picture")
             return {"width": 3}
 
@@ -63,7 +64,6 @@ async def world() -> AsyncIterator[World]:
         token, _ = await TokenStore(corral.redis).create("boss", ["admin"])
         port = free_port()
         made = World(corral, f"http://127.0.0.1:{port}/dashboard", token)
-        made.corral_retried = False  # type: ignore[attr-defined]
         app = create_app(corral, workers=["thumbnail"])
         running = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
         serving = asyncio.create_task(running.serve())
@@ -129,7 +129,7 @@ async def test_a_job_is_watched_cancelled_and_retried(world: World, page: Any) -
     await page.locator("#part-head .state.failed").wait_for()
     await page.locator("#part-outcome", has_text="no such picture").wait_for()
 
-    world.corral_retried = True  # type: ignore[attr-defined]
+    world.mended = True
     await confirm(page, "Retry")
     await page.locator("#part-head .state.completed").wait_for()
     await page.locator("#part-outcome", has_text='"width": 3').wait_for()

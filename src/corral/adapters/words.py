@@ -31,7 +31,7 @@ def stem(word: str) -> str:
     Far lighter than Porter's: it only has to bring ``caching``, ``cached``, ``caches`` and ``cache`` together, and
     nothing that differs in a program's vocabulary.
     """
-    if len(word) < 4 or not word.isascii():  # noqa: PLR2004 - shorter words have no ending to lose
+    if len(word) < 4 or not word.isascii():
         return word
     word = _without_plural(word)
     word = _without_inflection(word)
@@ -39,7 +39,7 @@ def stem(word: str) -> str:
 
 
 def _without_plural(word: str) -> str:
-    if word.endswith("ies") and len(word) > 4:  # noqa: PLR2004
+    if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     if word.endswith(("sses", "shes", "ches", "xes", "zes")):
         return word[:-2]
@@ -52,7 +52,7 @@ def _without_inflection(word: str) -> str:
     for ending in ("ing", "ed"):
         if word.endswith(ending):
             root = word[: -len(ending)]
-            if len(root) >= 3 and not _VOWELS.isdisjoint(root):  # noqa: PLR2004
+            if len(root) >= 3 and not _VOWELS.isdisjoint(root):
                 if root[-1] == root[-2] and root[-1] not in "lsz":
                     return root[:-1]
                 return root
@@ -60,15 +60,15 @@ def _without_inflection(word: str) -> str:
 
 
 def _without_derivation(word: str) -> str:
-    if word.endswith(("tion", "sion")) and len(word) > 7:  # noqa: PLR2004 - "action" and "version" stay
+    if word.endswith(("tion", "sion")) and len(word) > 7:
         return word[:-3]
-    if word.endswith(("ator", "izer", "iser")) and len(word) > 6:  # noqa: PLR2004
+    if word.endswith(("ator", "izer", "iser")) and len(word) > 6:
         return word[:-2]
-    if word.endswith(("er", "or")) and len(word) > 5 and word[-3] not in "aeiouy":  # noqa: PLR2004
+    if word.endswith(("er", "or")) and len(word) > 5 and word[-3] not in "aeiouy":
         return word[:-2]
-    if word.endswith("ly") and len(word) > 5:  # noqa: PLR2004
+    if word.endswith("ly") and len(word) > 5:
         return word[:-2]
-    if word.endswith("e") and len(word) > 4:  # noqa: PLR2004
+    if word.endswith("e") and len(word) > 4:
         return word[:-1]
     return word
 

@@ -25,6 +25,7 @@ from corral.queue.definition import Isolation, JobTypeSpec
 from corral.queue.isolation import ProcessRunner
 from corral.queue.job import Job, Progress
 from corral.queue.lease import Held, LeaseKeeper
+from corral.queue.observer import JobObserver
 from corral.queue.options import Retention
 from corral.queue.queue import Queue
 from corral.queue.retry import TRACES_KEPT, Decision, Verdict, decide, reason_of, trace_of
@@ -126,6 +127,8 @@ class WorkerSettings:
     keep_logs: int | None = 10_000
     #: Minutes of BullMQ's metrics to keep; 0 counts nothing.
     metrics_minutes: int = 1_440
+    #: Looks on; None costs nothing.
+    observer: JobObserver | None = None
 
 
 class Worker:
@@ -159,6 +162,7 @@ class Worker:
         self.keep_logs = settings.keep_logs
         self._blocker = blocker
         self._settings = settings
+        self._observer = settings.observer
         self._lease_ms = leases.lease_ms
         self._held = leases.queue(queue.keys)
         self._wake = asyncio.Event()
@@ -539,13 +543,24 @@ class Worker:
             )
         lane.in_handler = True
         try:
-            # A plain async handler is called here: one more coroutine around it would be felt.
-            result = await (spec.handler(job) if self._in_loop else self._call_elsewhere(job))  # type: ignore[misc]
+            if self._observer is not None:
+                result = await self._observed(lane, job, self._observer)
+            else:
+                # A plain async handler is called here: one more coroutine around it would be felt.
+                result = await (spec.handler(job) if self._in_loop else self._call_elsewhere(job))  # type: ignore[misc]
         finally:
             lane.in_handler = False
             if timer is not None:
                 timer.cancel()
         return spec.encode_result(result)
+
+    async def _observed(self, lane: Lane, job: Job[Any], observer: JobObserver) -> Any:
+        with observer.running(job) as seen:
+            try:
+                seen.result = await (self.spec.handler(job) if self._in_loop else self._call_elsewhere(job))  # type: ignore[misc]
+            finally:
+                seen.interruption = lane.interruption
+            return seen.result
 
     async def _call_elsewhere(self, job: Job[Any]) -> Any:
         if self._processes is not None:

@@ -7,6 +7,7 @@ import re
 import time
 from datetime import timedelta
 from html.parser import HTMLParser
+from typing import Any
 
 import httpx2 as httpx
 import pytest
@@ -67,7 +68,7 @@ async def test_markup_in_every_field_of_a_job_stays_text(client: Client, corral:
     await corral.add_job("anything", {MARKUP: MARKUP, "userId": MARKUP, "projectId": MARKUP}, job_id="job")
     keys = QueueKeys(corral.prefix, "anything")
     await corral.redis.rpush(keys.logs("job"), MARKUP, "</pre>" + MARKUP)
-    hostile = {
+    hostile: Any = {
         "failedReason": MARKUP,
         "stacktrace": json.dumps([MARKUP]),
         "progress": json.dumps({"percent": 50, "stage": MARKUP}),

@@ -5,30 +5,38 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Path
+from fastapi import Depends, Path
+from fastapi.security import HTTPBearer
 from starlette.responses import Response
 
 from corral.interfaces.http import models
 from corral.interfaces.http.context import CallDep
 from corral.interfaces.http.problems import HttpProblem
-from corral.interfaces.http.routes import Json, endpoint
+from corral.interfaces.http.routes import SECURITY_SCHEME, Json, Section, endpoint
 from corral.interfaces.identity import TokenInfo
 
 TokenId = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
 
 
+#: One endpoint depends on it, so that FastAPI lists the scheme; the guard does the work for all, once and early.
+_BEARER: Final = HTTPBearer(
+    scheme_name=SECURITY_SCHEME,
+    description="An API token (`corral token create`) or a JWT of the platform. On a machine where no token was ever "
+    "made, programs on that machine need none.",
+    auto_error=False,
+)
 _CREATED: Final[dict[int | str, dict[str, Any]]] = {
     201: {"links": {"revoke": {"operationId": "revoke_token", "parameters": {"token_id": "$response.body#/id"}}}}
 }
 
 
-def add_routes(router: APIRouter) -> None:
+def add_routes(section: Section) -> None:
     """Add the endpoints."""
-    endpoint(router, "GET", "/me", get_me, scope="read", answers=models.Me)
-    endpoint(router, "GET", "/tokens", list_tokens, scope="admin", answers=models.Tokens)
-    endpoint(router, "POST", "/tokens", create_token, scope="admin", answers=models.CreatedToken, status=201,
+    endpoint(section, "GET", "/me", get_me, scope="read", answers=models.Me, dependencies=[Depends(_BEARER)])
+    endpoint(section, "GET", "/tokens", list_tokens, scope="admin", answers=models.Tokens)
+    endpoint(section, "POST", "/tokens", create_token, scope="admin", answers=models.CreatedToken, status=201,
              more=_CREATED)  # fmt: skip
-    endpoint(router, "DELETE", "/tokens/{token_id}", revoke_token, scope="admin", answers=None, status=204,
+    endpoint(section, "DELETE", "/tokens/{token_id}", revoke_token, scope="admin", answers=None, status=204,
              problems=(404,))  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from corral.interfaces.http.context import Api, SearchPort
 from corral.interfaces.http.guard import answer_error
 from corral.interfaces.http.router import router_of
 from corral.interfaces.identity import Authenticator, is_loopback
+from corral.interfaces.observability.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from corral.client import Corral
@@ -54,6 +55,8 @@ def create_app(
         dashboard: Serve the dashboard under ``/dashboard``, where ``/`` leads to.
     """
     api = Api(corral, authenticator=authenticator, search=search)
+    if corral.observer is None:
+        corral.observer = Telemetry()
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

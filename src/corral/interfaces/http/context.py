@@ -58,7 +58,7 @@ class Api:
                 )
                 self._guard = Guard(
                     authenticator=authenticator,
-                    limiter=RateLimiter(self.corral.redis),
+                    limiter=RateLimiter(self.corral),
                     request_limit=settings.request_limit,
                 )
             return self._guard

@@ -28,7 +28,7 @@ def limit_requests(
     Sets the ``RateLimit`` header fields; refuses with 429 and ``Retry-After``.
 
     Args:
-        corral: A connected Corral, whose Redis keeps the counts.
+        corral: Its Redis keeps the counts.
         user: Whose request it is.
         limit: Requests allowed within ``window``.
         window: It slides.
@@ -39,7 +39,7 @@ def limit_requests(
     async def check(request: Request, response: Response) -> RateLimitDecision:
         route = request.scope.get("route")
         name = endpoint or getattr(route, "path", request.url.path)
-        decision = await RateLimiter(corral.redis).hit(user(request), f"{request.method} {name}", rule)
+        decision = await RateLimiter(corral).hit(user(request), f"{request.method} {name}", rule)
         headers = dict(decision.headers())
         if not decision.allowed:
             raise HTTPException(429, "the request limit is used up", headers=headers)

@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from fastapi import APIRouter, Header
+from fastapi import Header
 from starlette.responses import Response, StreamingResponse
 
 from corral.errors import JobNotFound
@@ -20,7 +20,7 @@ from corral.interfaces.http import models
 from corral.interfaces.http.context import Api, Call, CallDep
 from corral.interfaces.http.jobs import FINISHED
 from corral.interfaces.http.problems import HttpProblem
-from corral.interfaces.http.routes import endpoint, json_bytes
+from corral.interfaces.http.routes import Section, endpoint, json_bytes
 from corral.interfaces.http.views import job_summary, job_view
 from corral.wire.keys import QueueKeys
 
@@ -45,11 +45,11 @@ LastEventId = Annotated[
 ]
 
 
-def add_routes(router: APIRouter) -> None:
+def add_routes(section: Section) -> None:
     """Add the endpoints."""
-    endpoint(router, "GET", "/jobs/{job_type}/{job_id}/events", stream_job, scope="read", answers=None,
+    endpoint(section, "GET", "/jobs/{job_type}/{job_id}/events", stream_job, scope="read", answers=None,
              problems=(404,), more=_SSE)  # fmt: skip
-    endpoint(router, "GET", "/queues/{job_type}/events", stream_queue, scope="read", answers=None, problems=(404,),
+    endpoint(section, "GET", "/queues/{job_type}/events", stream_queue, scope="read", answers=None, problems=(404,),
              more=_SSE)  # fmt: skip
 
 

@@ -6,22 +6,22 @@ import asyncio
 import time
 from typing import Final
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from corral.interfaces.http import models
 from corral.interfaces.http.context import Api
 from corral.interfaces.http.problems import HttpProblem, Problem
-from corral.interfaces.http.routes import Json, endpoint
+from corral.interfaces.http.routes import Json, Section, endpoint
 
 _PATIENCE_S: Final = 2.0
 
 
-def add_routes(router: APIRouter) -> None:
+def add_routes(section: Section) -> None:
     """Add the endpoints."""
-    endpoint(router, "GET", "/healthz", get_health, scope="none", answers=models.Health)
+    endpoint(section, "GET", "/healthz", get_health, scope="none", answers=models.Health)
     # The one place where FastAPI is told of the model: the others refer to what this puts among the components.
-    endpoint(router, "GET", "/readyz", get_readiness, scope="none", answers=models.Readiness, problems=(503,),
+    endpoint(section, "GET", "/readyz", get_readiness, scope="none", answers=models.Readiness, problems=(503,),
              more={503: {"model": Problem, "description": "Not ready."}})  # fmt: skip
 
 

@@ -6,14 +6,14 @@ import asyncio
 from datetime import timedelta
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.responses import Response
 
 from corral.errors import JobFailed, JobNotFound, ResultTimedOut
 from corral.interfaces.http import models
 from corral.interfaces.http.context import Call, CallDep
 from corral.interfaces.http.listing import JobFilter, find_jobs
-from corral.interfaces.http.routes import Json, endpoint
+from corral.interfaces.http.routes import Json, Section, endpoint
 from corral.interfaces.http.views import job_summary, job_view
 from corral.queue.job import JobState
 
@@ -25,25 +25,25 @@ Offset = Annotated[int, Query(ge=0, le=2**53 - 1)]
 Text = Annotated[str | None, Query(min_length=1, max_length=200)]
 
 
-def add_routes(router: APIRouter) -> None:
+def add_routes(section: Section) -> None:
     """Add the endpoints."""
     view = models.JobView
-    endpoint(router, "GET", "/jobs/{job_type}", list_jobs, scope="read", answers=models.JobPage, problems=(404,))
-    endpoint(router, "GET", _JOB, get_job, scope="read", answers=view, problems=(404,))
-    endpoint(router, "GET", f"{_JOB}/result", get_result, scope="read", answers=view, problems=(404,),
+    endpoint(section, "GET", "/jobs/{job_type}", list_jobs, scope="read", answers=models.JobPage, problems=(404,))
+    endpoint(section, "GET", _JOB, get_job, scope="read", answers=view, problems=(404,))
+    endpoint(section, "GET", f"{_JOB}/result", get_result, scope="read", answers=view, problems=(404,),
              more={202: {"model": view, "description": "Not finished within the time."}})  # fmt: skip
-    endpoint(router, "GET", f"{_JOB}/logs", get_logs, scope="read", answers=models.LogPage, problems=(404,))
-    endpoint(router, "POST", f"{_JOB}/cancel", cancel_job, scope="submit", answers=models.CancelOutcome,
+    endpoint(section, "GET", f"{_JOB}/logs", get_logs, scope="read", answers=models.LogPage, problems=(404,))
+    endpoint(section, "POST", f"{_JOB}/cancel", cancel_job, scope="submit", answers=models.CancelOutcome,
              problems=(404, 409))  # fmt: skip
-    endpoint(router, "POST", f"{_JOB}/retry", retry_job, scope="submit", answers=view, problems=(404, 409))
-    endpoint(router, "POST", f"{_JOB}/promote", promote_job, scope="submit", answers=view, problems=(404, 409))
-    endpoint(router, "DELETE", _JOB, remove_job, scope="submit", answers=None, status=204, problems=(404, 409))
+    endpoint(section, "POST", f"{_JOB}/retry", retry_job, scope="submit", answers=view, problems=(404, 409))
+    endpoint(section, "POST", f"{_JOB}/promote", promote_job, scope="submit", answers=view, problems=(404, 409))
+    endpoint(section, "DELETE", _JOB, remove_job, scope="submit", answers=None, status=204, problems=(404, 409))
 
 
 async def list_jobs(  # noqa: PLR0917 - FastAPI gives them by name
     call: CallDep,
     job_type: models.JobTypeName,
-    state: Annotated[list[JobState] | None, Query(description="Only these; repeat for several.")] = None,
+    state: Annotated[list[JobState], Query(description="Only these; repeat for several.")] = [],  # noqa: B006 - copied
     user: Text = None,
     project: Text = None,
     text: Annotated[str | None, Query(min_length=1, max_length=200, description="In id, payload or error.")] = None,
@@ -61,7 +61,7 @@ async def list_jobs(  # noqa: PLR0917 - FastAPI gives them by name
     found, offset = await find_jobs(
         call.corral,
         call.known(job_type),
-        state,
+        state or None,
         wanted=JobFilter(user_id=user, project_id=project, text=text),
         may_see=call.may_see,
         offset=int(cursor or 0),

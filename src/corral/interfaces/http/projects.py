@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 from pydantic import ValidationError
 from starlette.responses import Response
 
@@ -18,7 +18,7 @@ from corral.errors import (
 )
 from corral.interfaces.http import models
 from corral.interfaces.http.context import Call, CallDep, SearchPort
-from corral.interfaces.http.routes import Json, endpoint
+from corral.interfaces.http.routes import Json, Section, endpoint
 from corral.projects import Project
 
 if TYPE_CHECKING:
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 ProjectId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
-def add_routes(router: APIRouter) -> None:
+def add_routes(section: Section) -> None:
     """Add the endpoints."""
-    endpoint(router, "GET", "/projects", list_projects, scope="read", answers=models.Projects)
-    endpoint(router, "POST", "/projects", add_project, scope="manage", answers=models.ProjectView, status=201,
+    endpoint(section, "GET", "/projects", list_projects, scope="read", answers=models.Projects)
+    endpoint(section, "POST", "/projects", add_project, scope="manage", answers=models.ProjectView, status=201,
              problems=(409,))  # fmt: skip
-    endpoint(router, "GET", "/projects/{project_id}", get_project, scope="read", answers=models.ProjectView,
+    endpoint(section, "GET", "/projects/{project_id}", get_project, scope="read", answers=models.ProjectView,
              problems=(404,))  # fmt: skip
-    endpoint(router, "DELETE", "/projects/{project_id}", remove_project, scope="manage", answers=None, status=204,
+    endpoint(section, "DELETE", "/projects/{project_id}", remove_project, scope="manage", answers=None, status=204,
              problems=(404,))  # fmt: skip
-    endpoint(router, "GET", "/projects/{project_id}/search", search_project, scope="read", answers=models.SearchHits,
+    endpoint(section, "GET", "/projects/{project_id}/search", search_project, scope="read", answers=models.SearchHits,
              problems=(404, 501, 502))  # fmt: skip
 
 
@@ -103,14 +103,14 @@ async def search_project(  # noqa: PLR0917 - FastAPI gives them by name
     q: Annotated[str, Query(min_length=1, max_length=1000, description="Words, or names from the code.")],
     limit: Annotated[int, Query(ge=1, le=100)] = 10,
     branch: Annotated[str, Query(max_length=200, description="Empty: the default branch.")] = "",
-    language: Annotated[list[str] | None, Query(description="Only these; repeat for several.")] = None,
-    path: Annotated[list[str] | None, Query(description="Only files that fit such a shell-style pattern.")] = None,
-    kind: Annotated[list[str] | None, Query(description="Only `function`, `class`, …")] = None,
+    language: Annotated[list[str], Query(description="Only these; repeat for several.")] = [],  # noqa: B006 - FastAPI copies it
+    path: Annotated[list[str], Query(description="Only files that fit such a shell-style pattern.")] = [],  # noqa: B006 - FastAPI copies it
+    kind: Annotated[list[str], Query(description="Only `function`, `class`, …")] = [],  # noqa: B006 - FastAPI copies it
 ) -> Response:
     """Search a project's code, by meaning and by name; the project must have been indexed."""
     await _store(call).get(_usable(call, project_id))
     hits = await _search(call).search(
-        project_id, q, limit=limit, branch=branch, languages=language or (), paths=path or (), kinds=kind or ()
+        project_id, q, limit=limit, branch=branch, languages=language, paths=path, kinds=kind
     )
     return Json(models.SearchHits(hits=[models.SearchHit.model_validate(hit) for hit in hits]))
 

@@ -6,12 +6,11 @@ import asyncio
 from datetime import timedelta
 from typing import Any, Final
 
-from fastapi import APIRouter
 from starlette.responses import Response
 
 from corral.interfaces.http import models
 from corral.interfaces.http.context import CallDep
-from corral.interfaces.http.routes import Json, endpoint
+from corral.interfaces.http.routes import Json, Section, endpoint
 from corral.interfaces.http.submission import own_data
 from corral.interfaces.http.views import job_type_view, queue_view, schedule_view, worker_view
 
@@ -19,22 +18,22 @@ _QUEUE: Final = "/queues/{job_type}"
 _SCHEDULE: Final = f"{_QUEUE}/schedules/{{schedule_id}}"
 
 
-def add_routes(router: APIRouter) -> None:
+def add_routes(section: Section) -> None:
     """Add the endpoints."""
     view = models.QueueView
-    endpoint(router, "GET", "/job-types", list_job_types, scope="read", answers=models.JobTypes)
-    endpoint(router, "GET", "/queues", list_queues, scope="read", answers=models.Queues)
-    endpoint(router, "GET", _QUEUE, get_queue, scope="read", answers=view, problems=(404,))
-    endpoint(router, "POST", f"{_QUEUE}/pause", pause_queue, scope="manage", answers=view, problems=(404,))
-    endpoint(router, "POST", f"{_QUEUE}/resume", resume_queue, scope="manage", answers=view, problems=(404,))
-    endpoint(router, "POST", f"{_QUEUE}/clean", clean_queue, scope="manage", answers=models.Cleaned, problems=(404,))
-    endpoint(router, "POST", f"{_QUEUE}/drain", drain_queue, scope="manage", answers=view, problems=(404,))
-    endpoint(router, "POST", f"{_QUEUE}/retry", retry_jobs, scope="manage", answers=view, problems=(404,))
-    endpoint(router, "GET", f"{_QUEUE}/workers", list_workers, scope="manage", answers=models.Workers, problems=(404,))
-    endpoint(router, "GET", f"{_QUEUE}/schedules", list_schedules, scope="manage", answers=models.Schedules,
+    endpoint(section, "GET", "/job-types", list_job_types, scope="read", answers=models.JobTypes)
+    endpoint(section, "GET", "/queues", list_queues, scope="read", answers=models.Queues)
+    endpoint(section, "GET", _QUEUE, get_queue, scope="read", answers=view, problems=(404,))
+    endpoint(section, "POST", f"{_QUEUE}/pause", pause_queue, scope="manage", answers=view, problems=(404,))
+    endpoint(section, "POST", f"{_QUEUE}/resume", resume_queue, scope="manage", answers=view, problems=(404,))
+    endpoint(section, "POST", f"{_QUEUE}/clean", clean_queue, scope="manage", answers=models.Cleaned, problems=(404,))
+    endpoint(section, "POST", f"{_QUEUE}/drain", drain_queue, scope="manage", answers=view, problems=(404,))
+    endpoint(section, "POST", f"{_QUEUE}/retry", retry_jobs, scope="manage", answers=view, problems=(404,))
+    endpoint(section, "GET", f"{_QUEUE}/workers", list_workers, scope="manage", answers=models.Workers, problems=(404,))
+    endpoint(section, "GET", f"{_QUEUE}/schedules", list_schedules, scope="manage", answers=models.Schedules,
              problems=(404,))  # fmt: skip
-    endpoint(router, "PUT", _SCHEDULE, put_schedule, scope="manage", answers=models.ScheduleView, problems=(404,))
-    endpoint(router, "DELETE", _SCHEDULE, delete_schedule, scope="manage", answers=None, status=204, problems=(404,))
+    endpoint(section, "PUT", _SCHEDULE, put_schedule, scope="manage", answers=models.ScheduleView, problems=(404,))
+    endpoint(section, "DELETE", _SCHEDULE, delete_schedule, scope="manage", answers=None, status=204, problems=(404,))
 
 
 async def list_job_types(call: CallDep) -> Response:

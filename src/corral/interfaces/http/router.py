@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Depends
-from fastapi.security import HTTPBearer
+from fastapi import APIRouter
 
-from corral.interfaces.http import access, events, health, jobs, projects, queues, submission
+from corral.interfaces.http import access, events, health, jobs, metrics, projects, queues, submission
 from corral.interfaces.http.context import Api, SearchPort
 from corral.interfaces.http.guard import guarded_route
+from corral.interfaces.http.routes import Section
 
 if TYPE_CHECKING:
     from corral.client import Corral
     from corral.interfaces.identity import Authenticator
-
-_BEARER = HTTPBearer(
-    scheme_name="corral",
-    description="An API token (`corral token create`) or a JWT of the platform. On a machine where no token was ever "
-    "made, programs on that machine need none.",
-    auto_error=False,
-)
 
 
 def create_router(
@@ -41,23 +34,16 @@ def create_router(
 
 def router_of(api: Api) -> APIRouter:
     """The router over given state."""
-    route_class = guarded_route(api)
-    v1 = APIRouter(prefix="/v1", route_class=route_class, dependencies=[Depends(_BEARER)])
-    parts = (
+    router = APIRouter(route_class=guarded_route(api))
+    for part, tag in (
         (submission, "jobs"),
         (jobs, "jobs"),
         (events, "events"),
         (queues, "queues"),
         (projects, "projects"),
         (access, "access"),
-    )
-    for part, tag in parts:
-        tagged = APIRouter(route_class=route_class, tags=[tag])
-        part.add_routes(tagged)
-        v1.include_router(tagged)
-    router = APIRouter()
-    plain = APIRouter(route_class=route_class, tags=["health"])
-    health.add_routes(plain)
-    router.include_router(plain)
-    router.include_router(v1)
+    ):
+        part.add_routes(Section(router, "/v1", tag))
+    for plain in (health, metrics):
+        plain.add_routes(Section(router, "", "health"))
     return router

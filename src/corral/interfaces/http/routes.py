@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, params
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 from starlette.responses import JSONResponse, Response
 
 from corral.interfaces.http.guard import SCOPE_KEY
 from corral.interfaces.http.problems import responses
+
+SECURITY_SCHEME: Final = "corral"
 
 
 class Json(JSONResponse):
@@ -32,8 +35,17 @@ def json_bytes(content: Any) -> bytes:
         return json.dumps(plain).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Endpoints with a common prefix and tag; all lie in one flat router, as each nested one costs every request."""
+
+    router: APIRouter
+    prefix: str
+    tag: str
+
+
 def endpoint(
-    router: APIRouter,
+    section: Section,
     method: str,
     path: str,
     handler: Callable[..., Any],
@@ -43,25 +55,30 @@ def endpoint(
     status: int = 200,
     problems: tuple[int, ...] = (),
     more: Mapping[int | str, dict[str, Any]] | None = None,
+    dependencies: Sequence[params.Depends] = (),
 ) -> None:
     """Add one endpoint.
 
     Args:
-        router: Where.
+        section: Where.
         method: HTTP method.
-        path: Under the router's prefix.
+        path: Under the section's prefix.
         handler: Its docstring describes it; its name is the operation's id and the rate limit's endpoint.
         scope: What the caller needs; ``none`` lets anybody in, without a limit.
         answers: Model of the answer; None: no body, or one that ``more`` describes.
         status: Of success.
         problems: Statuses beyond those that every endpoint can answer.
         more: Further OpenAPI ``responses``.
+        dependencies: Run before the handler.
     """
     common = () if scope == "none" else (401, 403, 422, 429, 503)
     takes_body = method in {"POST", "PUT"}
     statuses = sorted({*common, *problems, *((400, 413) if takes_body else ())})
-    router.add_api_route(
-        path,
+    extra: dict[str, Any] = {SCOPE_KEY: scope}
+    if scope != "none" and not dependencies:  # a security dependency says it itself
+        extra["security"] = [{SECURITY_SCHEME: []}]
+    section.router.add_api_route(
+        section.prefix + path,
         handler,
         methods=[method],
         name=handler.__name__,
@@ -71,5 +88,7 @@ def endpoint(
         response_class=Json if answers is not None else Response,
         status_code=status,
         responses={**responses(*statuses), **(more or {})},
-        openapi_extra={SCOPE_KEY: scope},
+        openapi_extra=extra,
+        tags=[section.tag],
+        dependencies=dependencies,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -16,7 +16,7 @@ from corral.errors import JobNotFound, JobStateConflict, PayloadInvalid
 from corral.interfaces.http import models
 from corral.interfaces.http.context import Call, CallDep, owner_key
 from corral.interfaces.http.idempotency import IdempotencyKey, KeyedRequest, once
-from corral.interfaces.http.routes import endpoint
+from corral.interfaces.http.routes import Section, endpoint
 from corral.queue.flow import Flow
 from corral.queue.options import Backoff, Deduplication, Retention
 
@@ -45,13 +45,13 @@ _ADDED: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def add_routes(router: APIRouter) -> None:
+def add_routes(section: Section) -> None:
     """Add the endpoints."""
-    endpoint(router, "POST", "/jobs/{job_type}", add_job, scope="submit", answers=models.AddedJob, status=201,
+    endpoint(section, "POST", "/jobs/{job_type}", add_job, scope="submit", answers=models.AddedJob, status=201,
              problems=(404, 409), more=_ADDED)  # fmt: skip
-    endpoint(router, "POST", "/queues/{job_type}/jobs", add_jobs, scope="submit", answers=models.AddedJobs, status=201,
+    endpoint(section, "POST", "/queues/{job_type}/jobs", add_jobs, scope="submit", answers=models.AddedJobs, status=201,
              problems=(404, 409))  # fmt: skip
-    endpoint(router, "POST", "/flows", add_flow, scope="submit", answers=models.AddedFlow, status=201,
+    endpoint(section, "POST", "/flows", add_flow, scope="submit", answers=models.AddedFlow, status=201,
              problems=(404, 409), more=_ADDED)  # fmt: skip
 
 

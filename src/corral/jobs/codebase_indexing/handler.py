@@ -49,7 +49,7 @@ class Projects(Protocol):
         ...
 
 
-class _Cancelled(Exception):  # noqa: N818 - never seen outside: it unwinds the building thread
+class _Cancelled(Exception):
     pass
 
 

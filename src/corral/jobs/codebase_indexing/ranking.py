@@ -283,7 +283,7 @@ def why(question: Question, symbol: str, path: str, text: str, similarity: float
     in_text = [word for word in _shared(asked, words_of(text)) if word not in in_name and word not in in_path]
     if in_text:
         reasons.append(f"text has {', '.join(in_text[:6])}")
-    if similarity > 0.3:  # noqa: PLR2004 - below, likeness is noise
+    if similarity > 0.3:
         reasons.append(f"means something similar ({similarity:.2f})")
     return "; ".join(reasons) or "some words in common"
 

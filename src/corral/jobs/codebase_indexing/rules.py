@@ -120,7 +120,7 @@ def decoded(content: bytes) -> str | None:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        control = sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head)  # noqa: PLR2004 - control characters
+        control = sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head)
         return None if control > len(head) // 100 else content.decode("latin-1")
 
 

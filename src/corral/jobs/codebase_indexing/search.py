@@ -333,7 +333,7 @@ class CodeSearch:
     def _callers(
         self, opened: _Open, path: str, symbols: Sequence[StoredSymbol], importers: Sequence[str]
     ) -> list[SearchHit]:
-        names = [symbol.name for symbol in symbols if not symbol.parent and len(symbol.name) > 2][:12]  # noqa: PLR2004
+        names = [symbol.name for symbol in symbols if not symbol.parent and len(symbol.name) > 2][:12]
         hits: dict[tuple[str, int], SearchHit] = {}
         near = set(importers)
         for name in names:
@@ -388,7 +388,7 @@ def within_budget(hits: Sequence[SearchHit], max_tokens: int) -> list[SearchHit]
         lines = hit.text.split("\n")
         while lines and token_estimate("\n".join(lines)) > left:
             lines.pop()
-        if len(lines) >= 3:  # noqa: PLR2004 - less says nothing
+        if len(lines) >= 3:
             kept.append(
                 SearchHit(
                     path=hit.path,

@@ -391,7 +391,7 @@ def _read_blobs(git: Sequence[str], entries: Sequence[Entry], limit_bytes: int) 
                 yield entry, None
                 continue
             header = out.readline().split()
-            if len(header) != 3:  # noqa: PLR2004 - hash, type, size
+            if len(header) != 3:
                 raise _failed([*git, "cat-file"], f"no content for {entry.blob}")
             size = int(header[2])
             content = out.read(size + 1)

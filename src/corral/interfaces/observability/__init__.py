@@ -1,0 +1,1 @@
+"""What is seen from outside: metrics for Prometheus, traces for OpenTelemetry, logs for people and machines."""
