@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from tests.support.openai_server import OpenAiServer, Reply
 
+from corral.wire.embedded import stop_embedded
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -58,6 +60,7 @@ async def test_a_model_that_changes_nothing_opens_nothing(tmp_path: Path) -> Non
     assert steps["codebase-indexing"] == "completed"
     assert steps["pr-creation"] == "pending"
     assert server.requests, "the model was asked"
+    assert await stop_embedded(tmp_path / "data"), "jobs outlive the demo, for a look at them"
 
 
 @pytest.mark.parametrize(
