@@ -5,15 +5,19 @@ The model (1.1 GB) is kept in the data folder of whoever runs the tests, and dow
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from corral.wire.embedded import stop_embedded
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = "demo-spans"
@@ -22,13 +26,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.model]
 
 
 @pytest.fixture
-def environment(tmp_path: Path, kept_data_dir: Path) -> dict[str, str]:
+def environment(tmp_path: Path, kept_data_dir: Path) -> Iterator[dict[str, str]]:
     """A data folder of the test's own, but for the models."""
     kept = kept_data_dir / "models"
     kept.mkdir(parents=True, exist_ok=True)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "models").symlink_to(kept, target_is_directory=True)
-    return {**os.environ, "CORRAL_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(ROOT / "src")}
+    yield {**os.environ, "CORRAL_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(ROOT / "src")}
+    asyncio.run(stop_embedded(tmp_path / "data"))
 
 
 def _git(repository: Path, *arguments: str) -> str:
