@@ -68,7 +68,7 @@ class Cgroup:
             OSError: The kernel refused one.
         """
         if memory := self._folders.get("memory"):
-            if self._version == 2:  # noqa: PLR2004 - a version's number
+            if self._version == 2:
                 (memory / "memory.max").write_text(str(limits.memory_bytes))
                 with contextlib.suppress(OSError):  # no swap accounting in this kernel
                     (memory / "memory.swap.max").write_text("0")
@@ -95,11 +95,11 @@ class Cgroup:
         out_of_memory = refused = None
         cpu_seconds: float | None = None
         if memory := self._folders.get("memory"):
-            name = "memory.events" if self._version == 2 else "memory.oom_control"  # noqa: PLR2004
+            name = "memory.events" if self._version == 2 else "memory.oom_control"
             out_of_memory = _number(memory / name, "oom_kill")
         if pids := self._folders.get("pids"):
             refused = _number(pids / "pids.events", "max")
-        if self._version == 2:  # noqa: PLR2004
+        if self._version == 2:
             for folder in self.folders[:1]:
                 usage = _number(folder / "cpu.stat", "usage_usec")
                 cpu_seconds = None if usage is None else usage / 1e6
@@ -113,7 +113,7 @@ class Cgroup:
         memory = self._folders.get("memory")
         if memory is None:
             return None
-        return _number(memory / ("memory.peak" if self._version == 2 else "memory.max_usage_in_bytes"))  # noqa: PLR2004
+        return _number(memory / ("memory.peak" if self._version == 2 else "memory.max_usage_in_bytes"))
 
     def pids(self) -> list[int]:
         """Return the processes in it."""

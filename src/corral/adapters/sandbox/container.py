@@ -219,7 +219,7 @@ class ContainerSandbox(Sandbox):
         said = bytearray()
 
         def sink(chunk: bytes) -> None:
-            if len(said) < 4096:  # noqa: PLR2004 - enough for the engine's own complaint
+            if len(said) < 4096:
                 said.extend(chunk)
             on_output(chunk)
 

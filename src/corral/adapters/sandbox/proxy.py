@@ -122,7 +122,7 @@ def _allowed(entry: str) -> _Allowed:
     return _Allowed(host, frozenset({int(port)}) if port else _DEFAULT_PORTS)
 
 
-class _Refused(Exception):  # noqa: N818 - an answer, not an error of anybody's
+class _Refused(Exception):
     def __init__(self, status: str, why: str) -> None:
         super().__init__(why)
         self.status = status

@@ -24,7 +24,7 @@ from corral.adapters.sandbox.port import (
 _NOT_FOUND = 127
 
 
-class _OutputFull(Exception):  # noqa: N818 - ends the scripted program, as the reader ends a real one
+class _OutputFull(Exception):
     pass
 
 

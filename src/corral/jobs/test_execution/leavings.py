@@ -64,7 +64,7 @@ def coverage_percent(worktree: Path, since: float) -> float | None:
             percent = _percent(PurePosixPath(path).name, read_bounded(worktree, path, most_bytes=_COVERAGE_BYTES))
         except (UnsafeFileError, OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
-        if percent is not None and 0 <= percent <= 100:  # noqa: PLR2004 - percent
+        if percent is not None and 0 <= percent <= 100:
             return round(percent, 2)
     return None
 

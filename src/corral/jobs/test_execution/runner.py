@@ -143,7 +143,7 @@ class TestRunner:
         command: str,
         commit: str,
         project_id: str,
-        timeout: timedelta,  # noqa: ASYNC109 - of the sandboxed tree, not of this coroutine
+        timeout: timedelta,
         files: Sequence[str] = (),
         setup_command: str | None = None,
         env: Mapping[str, str] | None = None,
@@ -295,7 +295,7 @@ class TestRunner:
         command: str,
         home: Path,
         env: Mapping[str, str] | None,
-        timeout: timedelta,  # noqa: ASYNC109 - as in run
+        timeout: timedelta,
         bounds: SandboxLimits,
         network: str,
         log: OutputLog,

@@ -11,7 +11,7 @@ import pytest
 _selection = reporting.Selection()
 _parts: Dict[str, List[Any]] = {}  # node id → reports of its phases so far
 _state: Dict[str, Any] = {"silent": False, "root": os.getcwd()}
-_NEW_PATHS = int(pytest.__version__.split(".")[0]) >= 7  # noqa: PLR2004 - the version that renamed an argument
+_NEW_PATHS = int(pytest.__version__.split(".")[0]) >= 7
 
 reporting.write({"event": "start", "runner": "pytest"})
 
