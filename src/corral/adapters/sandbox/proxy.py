@@ -202,12 +202,7 @@ class AllowListProxy:
     async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if not self._allowed.covers(host, port):
             raise _Refused("403 Forbidden", f"{host}:{port} is not in CORRAL_SANDBOX_SETUP_HOSTS")
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise _Refused("502 Bad Gateway", f"{host} can't be resolved: {error}") from error
-        addresses = [str(place[0]) for *_, place in found]
+        addresses = await _addresses(host, port)
         allowed = [address for address in addresses if self._allowed.covers_address(address)]
         if not allowed:
             raise _Refused("403 Forbidden", f"{host} has the address {addresses[0]}, which is not a public one")
@@ -217,6 +212,18 @@ class AllowListProxy:
                 async with asyncio.timeout(_CONNECT_S):
                     return await asyncio.open_connection(address, port)
         raise _Refused("502 Bad Gateway", f"{host}:{port} can't be reached")
+
+
+async def _addresses(host: str, port: int) -> list[str]:
+    try:
+        return [str(ipaddress.ip_address(host))]
+    except ValueError:
+        pass  # a name, then
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise _Refused("502 Bad Gateway", f"{host} can't be resolved: {error}") from error
+    return [str(place[0]) for *_, place in found]
 
 
 async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
