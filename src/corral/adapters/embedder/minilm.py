@@ -87,4 +87,5 @@ class MiniLmEmbedder:
                 weights = mask[:, :, None].astype(np.float32)
                 hidden = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
             out[part] = hidden
-        return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+        np.divide(out, np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12), out=out)
+        return out
