@@ -108,8 +108,8 @@ class Settings(BaseSettings):
     # --- the code index
     embedder: str = "static"
     """``static`` (inside the package), ``minilm`` or ``minilm:FOLDER`` (``model.onnx`` and ``tokenizer.json`` in it),
-    ``openai:NAME``, ``voyage:NAME``, or ``openai-compatible:NAME`` with ``embedder_base_url``. A change makes each index
-    anew at its next job."""
+    ``openai:NAME``, ``voyage:NAME``, or ``openai-compatible:NAME`` with ``embedder_base_url``. A change makes each
+    index anew at its next job."""
     embedder_base_url: str | None = None
     """Address of an embedding service, up to and with ``/v1``."""
     embedder_api_key: SecretStr | None = None
