@@ -1,7 +1,7 @@
 """Train the static embedder's vectors: one int8 vector for each stemmed word of code.
 
 Begin from what all-MiniLM-L6-v2 (Apache-2.0) makes of each word, reduce that to ``--dimension`` by PCA, then train by
-contrast on pairs of a docstring and the code it describes, taken from Python packages under permissive licences
+contrast on pairs of a docstring and the code it describes, taken from Python packages under open licences
 (``docs/search.md`` lists them). Packages that a benchmark of ours uses are refused by name.
 
     python tools/train_static_vectors.py --model model.onnx --tokenizer tokenizer.json --out static_vectors.npz \

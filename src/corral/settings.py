@@ -105,6 +105,18 @@ class Settings(BaseSettings):
     commit_trailers: dict[str, str] = Field(default_factory=lambda: {"Generated-By": "corral"})
     """Trailers of generated commits, as a JSON object; ``Task`` and ``Model`` are always added."""
 
+    # --- the code index
+    embedder: str = "static"
+    """``static`` (inside the package), ``minilm`` or ``minilm:FOLDER`` (``model.onnx`` and ``tokenizer.json`` in it),
+    ``openai:NAME``, ``voyage:NAME``, or ``openai-compatible:NAME`` with ``embedder_base_url``. A change makes each
+    index anew at its next job."""
+    embedder_base_url: str | None = None
+    """Address of an embedding service, up to and with ``/v1``."""
+    embedder_api_key: SecretStr | None = None
+    """Key of the embedding service."""
+    embedder_dimension: int | None = Field(default=None, ge=1)
+    """Length of its vectors, where it isn't known or a shorter one is wanted."""
+
     # --- running code
     sandbox: Literal["bubblewrap", "docker", "podman", "none"] = "bubblewrap"
     """What contains untrusted code. ``none`` contains nothing."""

@@ -152,7 +152,11 @@ def test_voyage_is_told_what_is_a_question() -> None:
         (httpx.Response(200, json={"data": [{"index": 0, "embedding": [1.0, 2.0]}]}), False, None),
     ],
 )
-def test_a_refusal_says_whether_to_try_again(answer: httpx.Response, retryable: bool, wait: timedelta | None) -> None:
+def test_a_refusal_says_whether_to_try_again(
+    answer: httpx.Response,
+    retryable: bool,  # noqa: FBT001 - a parameter of the table
+    wait: timedelta | None,
+) -> None:
     service = Service()
     service.answers.append(answer)
     with pytest.raises(SearchFailed) as failed:

@@ -209,7 +209,7 @@ def test_what_is_not_published_never_was(store: IndexStore) -> None:
 def test_another_identity_begins_empty_and_so_does_fresh(store: IndexStore) -> None:
     fill(store, file("a.py", "old"))
     for options in ({"identity": "two"}, {"fresh": True}):
-        with write(store, **options) as writer:  # type: ignore[arg-type]
+        with write(store, **options) as writer:
             assert writer.base is None
             assert writer.known() == {}
             assert writer.reusable("blob-old") is None

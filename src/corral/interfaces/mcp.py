@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corral.errors import CorralError, ExtraMissing
+from corral.errors import ConfigurationError, CorralError, ExtraMissing
 from corral.jobs.codebase_indexing.search import CodeSearch, SearchHit
+from corral.settings import Settings
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -246,3 +247,31 @@ def _named(*tools: Any) -> dict[str, Any]:
 
 def _shown(hit: SearchHit) -> dict[str, Any]:
     return asdict(hit)
+
+
+def serve(*, folder: Path | None, http_port: int | None, host: str = "127.0.0.1") -> None:
+    """Run ``corral mcp`` until the client hangs up, or until a signal over HTTP.
+
+    Args:
+        folder: Serve this folder, indexed under the data folder; None serves the projects that workers indexed.
+        http_port: Listen there; None talks over standard input and output.
+        host: Bind address for HTTP. There is no login: keep it on loopback, or behind a proxy that has one.
+
+    Raises:
+        ConfigurationError: A setting is wrong, or there is no such folder.
+        ExtraMissing: An extra is not installed.
+    """
+    from corral.adapters.embedder.factory import make_embedder  # noqa: PLC0415 - the ``index`` extra
+    from corral.adapters.index.local import LocalIndexStore  # noqa: PLC0415 - likewise
+
+    if folder is not None and not folder.is_dir():
+        raise ConfigurationError(f"expected a folder to serve, got {str(folder)!r}")
+    settings = Settings()
+    store = LocalIndexStore(settings.data_dir / "indexes")
+    embedder = make_embedder(settings)
+    local = LocalFolder(folder, store, embedder) if folder else None
+    server = make_server(CodeSearch(store, embedder), folder=local)
+    if http_port is None:
+        serve_stdio(server)
+    else:
+        server.run("streamable-http", host=host, port=http_port, stateless_http=True, json_response=True)

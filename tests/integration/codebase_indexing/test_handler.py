@@ -12,6 +12,8 @@ from tests.support.repositories import Repository, git
 
 from corral.adapters.embedder.static import StaticEmbedder
 from corral.adapters.index.local import LocalIndexStore
+from corral.adapters.index.port import IndexName
+from corral.jobs.codebase_indexing import build as build_module
 from corral.jobs.codebase_indexing import handler as handler_module
 from corral.jobs.codebase_indexing.handler import CodebaseIndexingHandler
 from corral.jobs.codebase_indexing.payload import CodebaseIndexing
@@ -109,7 +111,7 @@ async def test_a_cancelled_job_leaves_the_index_as_it_was(
     repository.commit({"src/add.py": "def never_published(): pass\n"})
     loop = asyncio.get_running_loop()
     building, released = asyncio.Event(), threading.Event()
-    really_build = handler_module.build
+    really_build = build_module.build
 
     def slow_build(*args: object, **options: object) -> object:
         loop.call_soon_threadsafe(building.set)
@@ -124,7 +126,7 @@ async def test_a_cancelled_job_leaves_the_index_as_it_was(
     released.set()
     with pytest.raises(asyncio.CancelledError):
         await running
-    reader = store.open(handler_module.IndexName("shop"))
+    reader = store.open(IndexName("shop"))
     assert reader is not None
     assert reader.state.commit != git(repository.bare, "rev-parse", "main")
     reader.close()

@@ -1,4 +1,4 @@
-"""Embeddings from a service over HTTP: OpenAI's interface, which most servers speak, and Voyage's, which differs little.
+"""Embeddings from a service over HTTP: OpenAI's interface, which most servers speak, and Voyage's.
 
 Passages go in batches, several at once. What a service says about its limits becomes ``retry_after`` of the error, so
 that the queue waits instead of the thread. A cache keeps vectors by model and content, whatever project they came from.

@@ -83,8 +83,9 @@ class MiniLmEmbedder:
                 mask[row, : len(encoded[index])] = 1
             feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
             hidden = self._session.run(None, {name: value for name, value in feed.items() if name in self._inputs})[0]
-            if hidden.ndim == 3:  # noqa: PLR2004 - per token: take their mean
+            if hidden.ndim == 3:
                 weights = mask[:, :, None].astype(np.float32)
                 hidden = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
             out[part] = hidden
-        return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+        np.divide(out, np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12), out=out)
+        return out

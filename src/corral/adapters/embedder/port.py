@@ -44,7 +44,7 @@ class Embedder(Protocol):
 
     @property
     def fusion_weight(self) -> float:
-        """How much the vectors count beside the words, as measured for this embedder."""
+        """How much the vectors count beside the words (docs/search.md says what was measured)."""
         ...
 
     @property

@@ -31,6 +31,7 @@ import sqlite3
 import time
 import uuid
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -73,6 +74,7 @@ _OPEN_TRIES = 5
 _IMMUTABLE = (".bin", ".pack")
 _COLUMNS = np.dtype([("file", "<i4"), ("prior", "<f4"), ("defines", "u1")])
 _FILTERED_LIMIT = 3000
+_KEPT_TEXTS = 256
 _SCHEMA = """
 CREATE TABLE files(id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, blob TEXT NOT NULL, language TEXT NOT NULL,
     lines INTEGER NOT NULL, pack TEXT NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL,
@@ -265,6 +267,7 @@ class LocalIndexReader:
             f"file:{_uri(folder / 'catalogue.sqlite')}?mode=ro&immutable=1", uri=True, check_same_thread=False
         )
         self._packs: dict[str, IO[bytes]] = {}
+        self._lines: OrderedDict[tuple[str, int, int], list[str]] = OrderedDict()
         self._index = _open_words(folder / "words")
         self._schema = self._index.schema
         self._searcher = self._index.searcher()
@@ -356,17 +359,23 @@ class LocalIndexReader:
         """Chunks with their text, in the order asked."""
         marks = ",".join("?" * len(uids))
         rows = self._sqlite.execute(_CHUNK_SELECT + f"WHERE c.uid IN ({marks})", tuple(map(int, uids))).fetchall()
-        texts: dict[tuple[str, int, int], list[str]] = {}
-        found = {row[0]: self._chunk(row, texts) for row in rows}
+        found = {row[0]: self._chunk(row) for row in rows}
         return [found[uid] for uid in uids if uid in found]
 
-    def _chunk(self, row: tuple[Any, ...], texts: dict[tuple[str, int, int], list[str]]) -> StoredChunk:
+    def _chunk(self, row: tuple[Any, ...]) -> StoredChunk:
         uid, path, language, start, end, symbol, kind, defines, *place = row
-        key = (place[0], place[1], place[2])
-        if key not in texts:
-            texts[key] = self._text(*key).split("\n")
-        text = "\n".join(texts[key][start - 1 : end])
+        text = "\n".join(self._lines_of((place[0], place[1], place[2]))[start - 1 : end])
         return StoredChunk(uid, path, language, start, end, symbol, kind, bool(defines), text)
+
+    def _lines_of(self, place: tuple[str, int, int]) -> list[str]:
+        """A file's lines; those of the files asked for last are kept, as questions of one task are about few files."""
+        lines = self._lines.get(place)
+        if lines is None:
+            lines = self._lines[place] = self._text(*place).split("\n")
+            while len(self._lines) > _KEPT_TEXTS:
+                with contextlib.suppress(KeyError):  # another thread was here first
+                    self._lines.popitem(last=False)
+        return lines
 
     def _text(self, pack: str, offset: int, length: int) -> str:
         file = self._packs.get(pack)
@@ -391,8 +400,7 @@ class LocalIndexReader:
     def file_chunks(self, path: str) -> list[StoredChunk]:
         """All chunks of a file in order."""
         rows = self._sqlite.execute(_CHUNK_SELECT + "WHERE f.path = ? ORDER BY c.uid", (path,)).fetchall()
-        texts: dict[tuple[str, int, int], list[str]] = {}
-        return [self._chunk(row, texts) for row in rows]
+        return [self._chunk(row) for row in rows]
 
     def files(self) -> dict[str, str]:
         """Path to blob of all files, those skipped included."""
@@ -534,7 +542,7 @@ class LocalIndexWriter:
         self._sqlite.execute("BEGIN")
         self._words: Any = None
         self._index = _open_words(self._new / "words", create=not base)
-        # Names that no other generation of any branch has: the linked files beside them are shared, and must not change.
+        # Names that no other generation of any branch has: the linked files beside them are shared and must not change.
         unique = uuid.uuid4().hex
         self._vectors = (self._new / f"vectors-{unique}.bin").open("xb")
         self._pack_name = f"text-{unique}.pack"

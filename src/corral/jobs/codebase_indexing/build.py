@@ -201,9 +201,11 @@ class _Build:
             if change is not None and not _touches_ignore(change):
                 blob = self._writer.known_blob(IGNORE_FILE) if change.changed else None
                 self._load_ignore(Entry(IGNORE_FILE, blob) if blob else None)
-                known = self._writer.known_blob
+                blob_of = self._writer.known_blob
                 news = [
-                    entry for entry in change.changed if known(shown_path(entry.path)) != entry.blob or not entry.blob
+                    entry
+                    for entry in change.changed
+                    if not entry.blob or blob_of(shown_path(entry.path)) != entry.blob  # links have no blob
                 ]
                 return Change(news, change.removed)
         entries = self._source.entries()

@@ -1,7 +1,7 @@
 """Which chunks answer a question best: words by field, vectors, and what the path says.
 
-Every number here was chosen on the tuning part of ``benchmarks/search`` and judged on the part kept back; what each
-step brings is in docs/decisions/0051.
+The steps are those that docs/decisions/0051 lists with what each brings; the numbers were set beforehand, not fitted to
+``benchmarks/search``, which judges them.
 """
 
 from __future__ import annotations
