@@ -49,7 +49,7 @@ async def test_claims_become_a_principal() -> None:
 
     assert (who.user_id, who.kind) == ("ann", CredentialKind.JWT)
     assert who.scopes == {Scope.READ, Scope.MANAGE}
-    assert who.projects == {"a"}
+    assert who.projects == frozenset({"a"})
     assert (await JwtVerifier(secret=SECRET).check(hs256())).scopes == {Scope.READ, Scope.SUBMIT}
 
 
@@ -86,7 +86,7 @@ async def test_public_key_is_no_hmac_secret(keys: dict[str, Any], key_set: Path)
         hs256(nbf=int(time.time()) + 600),
         hs256(aud="another service"),
         jwt.encode(claims(), SECRET + "x", algorithm="HS256"),
-        jwt.encode(claims(), None, algorithm="none"),
+        jwt.encode(claims(), "", algorithm="none"),
         "a.b.c",
         hs256()[:-3],
     ],
