@@ -98,6 +98,7 @@ class Crew:
     config: dict[str, Any] = field(default_factory=dict)
     workers: list[WorkerProcess] = field(default_factory=list)
     _number: int = 0
+    _started: list[WorkerProcess] = field(default_factory=list)
     _read: dict[Path, int] = field(default_factory=dict)
     _entries: list[Entry] = field(default_factory=list)
 
@@ -116,10 +117,10 @@ class Crew:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in self.workers:
+        for worker in self._started:
             if worker.process is not None and worker.process.returncode is None:
                 await worker.end(signal.SIGKILL)
-            if error is not None:
+            if error is not None and worker.process is not None:
                 print(f"--- log of worker {worker.pid}\n{worker.log[-6000:]}")  # noqa: T201 - shown with the failure
         await self._redis.aclose()
 
@@ -154,6 +155,7 @@ class Crew:
             [sys.executable, "-m", "tests.soak.worker_program", json.dumps(settings)],
             self.folder / f"worker-{self._number}.log",
         )
+        self._started.append(worker)
         await worker.start()
         self.workers.append(worker)
         return worker
@@ -173,6 +175,7 @@ class Crew:
         }
         script = Path(__file__).with_name("node_worker.mjs")
         worker = WorkerProcess([node, str(script), json.dumps(settings)], self.folder / f"worker-{self._number}.log")
+        self._started.append(worker)
         await worker.start()
         self.workers.append(worker)
         return worker

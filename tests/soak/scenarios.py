@@ -282,14 +282,21 @@ async def rate_limited(crew: Crew, *, jobs: int, limit: int, window: timedelta) 
     return starts[-1] - starts[0]
 
 
-async def commands_spent(server: EmbeddedServer, period: timedelta) -> Counter[str]:
-    """Which commands clients send to a server in a while in which nothing happens, as the server counts them."""
+async def commands_spent(server: EmbeddedServer, period: timedelta, *, queues: int) -> Counter[str]:
+    """Which commands clients send to a server in a while in which nothing happens, as the server counts them.
+
+    Begins when a worker has looked at each of its queues and waits for their next jobs.
+    """
 
     def count() -> Counter[str]:
         reply = server.command("INFO", "commandstats")
         found = re.findall(r"cmdstat_([^:]+):calls=(\d+)", reply)
         return Counter({name: int(calls) for name, calls in found if name not in {"info", "config|resetstat"}})
 
+    await eventually(
+        lambda: server.command("CLIENT", "LIST").count("cmd=bzpopmin") == queues,
+        f"a worker that waits for {queues} queues",
+    )
     await asyncio.to_thread(server.command, "CONFIG", "RESETSTAT")
     await asyncio.sleep(period.total_seconds())
     return await asyncio.to_thread(count)

@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import Any
 
 from corral import Corral, Job, Settings
+from corral.queue import worker
 
 CONFIG: dict[str, Any] = json.loads(sys.argv[1]) if __name__ == "__main__" else {}
 LEDGER = os.open(CONFIG["ledger"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if CONFIG else -1
@@ -74,6 +75,8 @@ async def main() -> None:
         lease=timedelta(seconds=CONFIG.get("lease_s", 12)),
         shutdown_timeout=timedelta(seconds=CONFIG.get("shutdown_s", 30)),
     )
+    if "block_s" in CONFIG:
+        worker.BLOCK_S = CONFIG["block_s"]
     corral = Corral(settings=settings)
     limit = CONFIG.get("rate_limit")
     options: dict[str, Any] = {"max_crashes": CONFIG.get("max_crashes")}

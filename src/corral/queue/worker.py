@@ -331,8 +331,10 @@ class Worker:
             asyncio.get_running_loop().call_later(1.0, self.wake)
             return
         if reply is None:
-            # Nothing came for a minute: look once, in case a marker was lost with another worker.
-            self._wake.set()
+            # Nothing came for a minute. A marker that was lost with another worker is made good by the housekeeper,
+            # which sees the job itself: looking here too would cost each queue a script a minute.
+            if self._idle:
+                self._listen()
             return
         member, score = str(reply[1]), float(reply[2])
         if not self._idle:
