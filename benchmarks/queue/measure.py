@@ -40,6 +40,10 @@ class Figures:
     notes: dict[str, str] = field(default_factory=dict)
 
 
+#: A worker's program has this long to start and handle its first jobs; it is not measured.
+_START_S = 60.0
+
+
 def _fill(stage: Stage, count: int, chunk: int) -> None:
     with stage.process("producer") as producer:
         producer.command(op="bulk", count=count, chunk=chunk, any_way=True)
@@ -135,6 +139,7 @@ def drain(stage: Stage, redis: Any, plan: Plan, figures: Figures, *, peer: Peer,
     stage.news.clear()
     with stage.process("worker", concurrency) as worker:
         marks = _Marks(stage, worker, redis)
+        marks.wait(1, time.monotonic() + _START_S)
         first = marks.wait(plan.warm_up, time.monotonic() + plan.limit_s / 2)
         last = marks.wait(total, time.monotonic() + plan.limit_s)
         done = last.n - first.n
