@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from corral import pipeline
 from corral.client import Corral
-from corral.queue.status import JobStatus, QueuedJob, QueueStats
+from corral.queue.status import Cancellation, JobStatus, QueuedJob, QueueStats
 from corral.queue.workers import Workers
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ async def wait_for_result(job: QueuedJob[Any] | tuple[str, str], *, timeout: tim
     return await default_corral().wait_for_result(job, timeout=timeout)
 
 
-async def cancel_job(job_type: str, job_id: str, *, reason: str = "", by: str | None = None) -> None:
+async def cancel_job(job_type: str, job_id: str, *, reason: str = "", by: str | None = None) -> Cancellation:
     """Remove a job that has not started, or stop an active one; see ``Corral.cancel_job``."""
-    await default_corral().cancel_job(job_type, job_id, reason=reason, by=by)
+    return await default_corral().cancel_job(job_type, job_id, reason=reason, by=by)
 
 
 async def get_queue_stats(job_type: str) -> QueueStats:

@@ -84,17 +84,20 @@ class Parts:
     @cached_property
     def test_runner(self) -> TestRunner:
         """Runs tests in the sandbox."""
-        from corral.adapters.sandbox.factory import make_sandbox  # noqa: PLC0415
         from corral.jobs.test_execution.runner import TestRunner  # noqa: PLC0415
 
-        return TestRunner(make_sandbox(self.settings), data_dir=self.settings.data_dir)
+        return TestRunner.from_settings(self.settings)
+
+    async def clear_leavings(self) -> None:
+        """End and remove what sandboxes of killed workers left behind on this machine."""
+        await self.test_runner.reap()
 
     @cached_property
     def embedder(self) -> Embedder:
         """Text to vectors."""
-        from corral.adapters.embedder.static import StaticEmbedder  # noqa: PLC0415
+        from corral.adapters.embedder.factory import make_embedder  # noqa: PLC0415
 
-        return StaticEmbedder()
+        return make_embedder(self.settings)
 
     @cached_property
     def index_store(self) -> IndexStore:
@@ -139,11 +142,16 @@ class Parts:
         models, self._models = list(self._models.values()), {}
         for model in models:
             await model.close()
-        made = self.__dict__.pop("forges", None)
-        if made is not None:
-            await made.aclose()
-        for name in ("workspaces", "test_runner", "code_search", "index_store", "response_cache", "projects"):
-            self.__dict__.pop(name, None)
+        made = vars(self)
+        if (forges := made.pop("forges", None)) is not None:
+            await forges.aclose()
+        if (runner := made.pop("test_runner", None)) is not None:
+            await runner.close()
+        if (search := made.pop("code_search", None)) is not None:
+            search.close()
+        # These hold the client that is closed now.
+        for name in ("workspaces", "embedder", "index_store", "response_cache", "projects"):
+            made.pop(name, None)
 
     # --- the handlers
 
@@ -206,15 +214,22 @@ class Parts:
 class _WhenNeeded:
     """A handler that is made for its first job."""
 
-    def __init__(self, make: Callable[[], AnyHandler]) -> None:
+    def __init__(self, make: Callable[[], AnyHandler], prepare: Callable[[], Awaitable[None]] | None = None) -> None:
         self._make = make
+        self._prepare = prepare
+        self._making = asyncio.Lock()
         self._handler: AnyHandler | None = None
 
     async def __call__(self, job: Job[Any]) -> Any:
         """Run the job."""
         if self._handler is None:
-            # Imports of a second or more must not hold up the other lanes of the loop.
-            self._handler = await asyncio.to_thread(self._make)
+            async with self._making:
+                if self._handler is None:
+                    # Imports of a second or more must not hold up the other lanes of the loop.
+                    made = await asyncio.to_thread(self._make)
+                    if self._prepare is not None:
+                        await self._prepare()
+                    self._handler = made
         return await self._handler(job)
 
 
@@ -236,15 +251,15 @@ def builtin_job_types(parts: Parts, defaults: JobOptions) -> tuple[JobTypeSpec, 
             name=str(name),
             payload=payload,
             result=result,
-            handler=_WhenNeeded(make),
+            handler=_WhenNeeded(make, prepare),
             rate_limit=limit,
             defaults=defaults,
             description=payload.__doc__ or "",
         )
-        for name, payload, result, make in (
-            (JobType.CODE_GENERATION, CodeGeneration, CodeGenerationResult, parts.code_generation),
-            (JobType.TEST_EXECUTION, TestExecution, TestReport, parts.test_execution),
-            (JobType.PR_CREATION, PrCreation, PrResult, parts.pr_creation),
-            (JobType.CODEBASE_INDEXING, CodebaseIndexing, IndexingResult, parts.codebase_indexing),
+        for name, payload, result, make, prepare in (
+            (JobType.CODE_GENERATION, CodeGeneration, CodeGenerationResult, parts.code_generation, parts.clear_leavings),
+            (JobType.TEST_EXECUTION, TestExecution, TestReport, parts.test_execution, parts.clear_leavings),
+            (JobType.PR_CREATION, PrCreation, PrResult, parts.pr_creation, None),
+            (JobType.CODEBASE_INDEXING, CodebaseIndexing, IndexingResult, parts.codebase_indexing, None),
         )
     )

@@ -72,7 +72,7 @@ async def test_queues_are_paused_resumed_and_cleaned() -> None:
 
 async def test_workers_start_and_stop_inside_a_program() -> None:
     workers = await corral.initialize_workers()
-    assert set(workers.active) == {str(name) for name in JobType}
+    assert set(workers.active) == {*map(str, JobType), "pipeline"}
     await corral.shutdown_queues()
     assert workers.stopped
 
