@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import pydantic_core
@@ -169,7 +170,11 @@ class Worker:
         self._freed = asyncio.Event()
         self._idle: list[Lane] = [self._make_lane(number) for number in reversed(range(concurrency))]
         self._busy: dict[int, Lane] = {}
-        self._marker: asyncio.Future[Reply] | None = None
+        self._listening = False
+        self._wait_for_marker = pack("BZPOPMIN", queue.keys.marker, BLOCK_S)
+        #: Claims that were sent outside the feeder and not answered yet.
+        self._asked = 0
+        self._returning: set[asyncio.Future[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._feeder: asyncio.Task[None] | None = None
@@ -222,6 +227,10 @@ class Worker:
         self.stop_claiming()
         if self._feeder is not None:
             await asyncio.gather(self._feeder, return_exceptions=True)
+        deadline = time.monotonic() + STOP_GRACE_S
+        while self._asked and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*self._returning, return_exceptions=True)
         tasks = [lane.task for lane in self._busy.values() if lane.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=max(0.0, timeout.total_seconds()))
@@ -314,18 +323,19 @@ class Worker:
 
     def _listen(self) -> None:
         """Have the one blocking command out."""
-        if self._marker is not None or not self._blocker.connected:
+        if self._listening or not self._blocker.connected:
             return
-        self._marker = self._blocker.send(pack("BZPOPMIN", self.queue.keys.marker, BLOCK_S))
-        self._marker.add_done_callback(self._marked)
+        try:
+            self._blocker.send_for(self._wait_for_marker, self._marked)
+        except StoreUnavailable:
+            return  # it has just broken; its return wakes us
+        self._listening = True
 
-    def _marked(self, future: asyncio.Future[Reply]) -> None:
-        self._marker = None
-        if future.cancelled() or future.exception() is not None:
-            return  # the connection broke; its return wakes us
-        reply = future.result()
-        if self._stopping.is_set():
-            return  # Workers.stop sets every marker again
+    def _marked(self, reply: Reply | None, error: BaseException | None) -> None:
+        """Act on a marker, in the turn of the loop in which it came."""
+        self._listening = False
+        if error is not None or self._stopping.is_set():
+            return  # the return of the connection wakes us; Workers.stop sets every marker again
         if isinstance(reply, ReplyError):
             logger.error("%s: waiting for jobs failed: %s", self.spec.name, reply)
             asyncio.get_running_loop().call_later(1.0, self.wake)
@@ -344,7 +354,38 @@ class Worker:
             self._wake_at(score)
             self._listen()
         else:
+            self._claim_at_once()
+
+    def _claim_at_once(self) -> None:
+        """Ask for the job that a marker tells of, without the turns of the loop that waking the feeder would take."""
+        lane = self._idle.pop()
+        try:
+            self.pipe.send_for(self.queue.scripts.fetch_command(lane.fetch_options), partial(self._claimed, lane))
+        except StoreUnavailable:
+            self._idle.append(lane)
             self._wake.set()
+        else:
+            self._asked += 1
+
+    def _claimed(self, lane: Lane, reply: Reply | None, error: BaseException | None) -> None:
+        self._asked -= 1
+        claim = NOTHING
+        if error is not None or isinstance(reply, ReplyError):
+            # The feeder asks again, and mends what is to be mended; a claim that was lost is found after reconnecting.
+            self._wake.set()
+        else:
+            claim = read_claim(reply)
+        if claim.record is None:
+            self._idle.append(lane)
+            self._freed.set()
+            self._expect(claim)
+        elif self._stopping.is_set():
+            self._idle.append(lane)
+            self._returning.add(asyncio.ensure_future(self._give_back(claim.record.id, lane)))
+        else:
+            self._start(lane, claim.record)
+        if not self._stopping.is_set() and self._idle and not self._wake.is_set():
+            self._listen()
 
     def _put_marker_back(self, member: str = "0", score: float = 0) -> None:
         """Wake another worker of the queue, in whatever language."""

@@ -97,6 +97,27 @@ def pack(*parts: Part) -> bytes:
     return packed
 
 
+class _Told:
+    """Takes the place of a future for a caller that wants the answer at once."""
+
+    __slots__ = ("_callback",)
+
+    def __init__(self, callback: Callable[[Reply | None, BaseException | None], None]) -> None:
+        self._callback = callback
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, reply: Reply) -> None:
+        self._callback(reply, None)
+
+    def set_exception(self, error: BaseException) -> None:
+        self._callback(None, error)
+
+    def exception(self) -> None:
+        """A future's error is looked at so that nobody complains; here there is nobody."""
+
+
 class _Protocol(asyncio.Protocol):
     """Feeds what comes in to hiredis and hands each answer to the oldest waiting future."""
 
@@ -104,7 +125,7 @@ class _Protocol(asyncio.Protocol):
         self._loop = loop
         self._on_push = on_push
         self._reader = hiredis.Reader(encoding="utf-8", errors="surrogateescape", replyError=ReplyError)
-        self.pending: deque[asyncio.Future[Reply]] = deque()
+        self.pending: deque[asyncio.Future[Reply] | _Told] = deque()
         self.transport: asyncio.Transport | None = None
         self.closed: asyncio.Future[BaseException | None] = loop.create_future()
         self.heard_at = loop.time()
@@ -263,6 +284,22 @@ class Pipe:
                 self._watch()
         protocol.transport.write(command)  # type: ignore[union-attr]
         return future
+
+    def send_for(self, command: bytes, callback: Callable[[Reply | None, BaseException | None], None]) -> None:
+        """Write one packed command now, and have its answer in the very turn of the loop that reads it.
+
+        A future costs its waiter two more turns of the loop, which is felt where one answer leads to the next command.
+
+        Args:
+            callback: Gets the reply, or the error when the connection broke; must not raise, nor take long.
+
+        Raises:
+            StoreUnavailable: There is no connection; nothing was written, and the callback is not called.
+        """
+        future = self.send(command)
+        pending = self._protocol.pending  # type: ignore[union-attr]  # send has just used it
+        pending[-1] = _Told(callback)
+        future.cancel()
 
     def send_many(self, commands: bytes, count: int) -> list[asyncio.Future[Reply]]:
         """Write ``count`` packed commands in one piece.
