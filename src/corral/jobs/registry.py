@@ -246,6 +246,7 @@ def builtin_job_types(parts: Parts, defaults: JobOptions) -> tuple[JobTypeSpec, 
         if settings.rate_limit_max
         else None
     )
+    clear = parts.clear_leavings
     return tuple(
         JobTypeSpec(
             name=str(name),
@@ -257,8 +258,8 @@ def builtin_job_types(parts: Parts, defaults: JobOptions) -> tuple[JobTypeSpec, 
             description=payload.__doc__ or "",
         )
         for name, payload, result, make, prepare in (
-            (JobType.CODE_GENERATION, CodeGeneration, CodeGenerationResult, parts.code_generation, parts.clear_leavings),
-            (JobType.TEST_EXECUTION, TestExecution, TestReport, parts.test_execution, parts.clear_leavings),
+            (JobType.CODE_GENERATION, CodeGeneration, CodeGenerationResult, parts.code_generation, clear),
+            (JobType.TEST_EXECUTION, TestExecution, TestReport, parts.test_execution, clear),
             (JobType.PR_CREATION, PrCreation, PrResult, parts.pr_creation, None),
             (JobType.CODEBASE_INDEXING, CodebaseIndexing, IndexingResult, parts.codebase_indexing, None),
         )

@@ -228,7 +228,7 @@ class Worker:
         if self._feeder is not None:
             await asyncio.gather(self._feeder, return_exceptions=True)
         deadline = time.monotonic() + STOP_GRACE_S
-        while self._asked and time.monotonic() < deadline:
+        while self._asked and time.monotonic() < deadline:  # noqa: ASYNC110 - an event would be set on the hot path
             await asyncio.sleep(0.01)
         await asyncio.gather(*self._returning, return_exceptions=True)
         tasks = [lane.task for lane in self._busy.values() if lane.task is not None]
