@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from corral.interfaces.cli import code, demo, doctor, jobs, pipelines, projects, queues, schedules, serving, tokens
+from corral.interfaces.cli import (
+    code,
+    demo,
+    doctor,
+    jobs,
+    pipelines,
+    projects,
+    pulls,
+    queues,
+    schedules,
+    serving,
+    tokens,
+)
 from corral.interfaces.cli.session import Invocation
 
 app = typer.Typer(
@@ -22,6 +34,7 @@ for part in (serving, demo, jobs, queues, code, doctor):
 app.add_typer(schedules.commands, name="schedule")
 app.add_typer(pipelines.commands, name="pipeline")
 app.add_typer(projects.commands, name="project")
+app.add_typer(pulls.commands, name="pr")
 app.add_typer(tokens.commands, name="token")
 
 
