@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from corral.adapters.forge.local import LocalForge
 from corral.adapters.forge.port import NewPullRequest
 from corral.client import Corral
 from corral.projects import Project
+from corral.wire.keys import QueueKeys
 
 PULLS = "/v1/projects/shop/pulls"
 BODY = "It adds *a thing*.\n\n## Tests\n\nAll tests pass: 3 of 3.\n\n---\nOpened by Corral for user `ada`, task `7`.\n"
@@ -123,3 +126,114 @@ async def test_reading_and_merging_need_their_scopes_and_the_project(
     assert await answers(elsewhere) == [404] * 4
     (listed,) = (await reader.get(PULLS)).json()["pullRequests"]
     assert listed["state"] == "open"
+
+
+MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{7*7}}"
+PAGE = "/dashboard/projects/shop/pulls"
+
+
+def csrf_of(page: str) -> str:
+    found = re.search(r'name="csrf" value="([^"]+)"', page)
+    assert found
+    return found[1]
+
+
+async def test_pages_lead_from_projects_to_the_diff(client: Client, repository: Repository) -> None:
+    await open_one(repository, "corral/7", {"add.py": "def add(*n):\n    return sum(n)\n"})
+
+    projects = (await client.get("/dashboard/projects")).text
+    assert f'href="{PAGE}"' in projects
+    assert "hub/pulls" not in projects
+    assert f'href="{PAGE}/1"' in (await client.get(PAGE, params={"state": "open"})).text
+    assert f'href="{PAGE}/1"' not in (await client.get(PAGE, params={"state": "merged"})).text
+    page = (await client.get(f"{PAGE}/1")).text
+    assert '<span class="added">+    return sum(n)' in page
+    assert "All tests pass: 3 of 3." in page
+    assert page.count("data-ask") == 2
+
+
+async def test_markup_in_a_pull_request_stays_text(client: Client, repository: Repository) -> None:
+    await open_one(
+        repository, "corral/<b>", {"<img src=x onerror=a()>.py": f"{MARKUP}\n"}, title=MARKUP,
+        body=f"{MARKUP}\n\n## Tests\n\n{MARKUP}",
+    )  # fmt: skip
+
+    for path in (PAGE, f"{PAGE}/1"):
+        page = await client.get(path)
+        assert page.status_code == 200
+        for hostile in ("<script>alert", "<img src=x", "corral/<b>", "&#34;&#39;&gt;49"):
+            assert hostile not in page.text, path
+    assert page.text.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 4
+
+
+async def test_merging_asks_first_and_needs_the_form_token(client: Client, repository: Repository) -> None:
+    await open_one(repository, "corral/7", {"more.py": "MORE = 1\n"})
+    before = repository.tip()
+    form = {"csrf": csrf_of((await client.get(f"{PAGE}/1")).text)}
+
+    foreign = await client.post(f"{PAGE}/1/merge", data={"confirmed": "yes"})
+    asked = await client.post(f"{PAGE}/1/merge", data=form)
+    assert (foreign.status_code, asked.status_code) == (403, 200)
+    assert 'name="confirmed"' in asked.text
+    assert repository.tip() == before
+
+    done = await client.post(f"{PAGE}/1/merge", data={**form, "confirmed": "yes"})
+    assert (done.status_code, done.headers["location"]) == (303, f"{PAGE}/1")
+    assert repository.tip() != before
+    assert "data-ask" not in (await client.get(f"{PAGE}/1")).text
+
+
+async def test_one_is_closed_by_its_button(client: Client, repository: Repository) -> None:
+    await open_one(repository, "corral/7", {"more.py": "MORE = 1\n"})
+    form = {"csrf": csrf_of((await client.get(f"{PAGE}/1")).text), "confirmed": "yes"}
+
+    assert (await client.post(f"{PAGE}/1/close", data=form)).status_code == 303
+    assert (await client.post(f"{PAGE}/1/close", data=form)).status_code == 409
+    assert '<span class="state failed">closed</span>' in (await client.get(f"{PAGE}/1")).text
+
+
+async def test_a_conflict_is_shown_instead_of_the_merge_button(client: Client, repository: Repository) -> None:
+    await open_one(repository, "corral/8", {"add.py": "def add(a, b, c):\n    return a + b + c\n"})
+    tip = conflict(repository)
+
+    page = (await client.get(f"{PAGE}/1")).text
+    assert "these files conflict: add.py" in page
+    assert page.count("data-ask") == 1
+    refused = await client.post(f"{PAGE}/1/merge", data={"csrf": csrf_of(page), "confirmed": "yes"})
+    assert refused.status_code == 409
+    assert "add.py" in refused.text
+    assert repository.tip() == tip
+
+
+async def test_visitors_see_and_do_what_their_token_allows(
+    repository: Repository, open_client: ClientFactory, token_for: TokenFactory
+) -> None:
+    await open_one(repository, "corral/7", {"more.py": "MORE = 1\n"})
+    reader, elsewhere = await open_client(), await open_client()
+    await reader.post("/dashboard/login", data={"token": await token_for("ann", "read")})
+    await elsewhere.post("/dashboard/login", data={"token": await token_for("bob", "manage", projects=["other"])})
+
+    page = (await reader.get(f"{PAGE}/1")).text
+    assert "data-ask" not in page
+    form = {"csrf": csrf_of(page), "confirmed": "yes"}
+    assert (await reader.post(f"{PAGE}/1/merge", data=form)).status_code == 403
+    assert "shop" not in (await elsewhere.get("/dashboard/projects")).text
+    theirs = {"csrf": csrf_of((await elsewhere.get("/dashboard/projects")).text), "confirmed": "yes"}
+    for answer in (await elsewhere.get(f"{PAGE}/1"), await elsewhere.post(f"{PAGE}/1/merge", data=theirs)):
+        assert answer.status_code == 404
+    assert (await LocalForge().show(repository.bare, 1)).state == "open"
+
+
+async def test_a_job_leads_to_the_pull_request_that_it_opened(
+    client: Client, corral: Corral, repository: Repository
+) -> None:
+    await corral.add_job("anything", {"projectId": "shop"}, job_id="job", priority=0)
+    keys = QueueKeys(corral.prefix, "anything")
+    result = {"number": 1, "url": f"{repository.bare}#1", "head": "a", "base": "b", "sourceBranch": "s",
+              "targetBranch": "main", "state": "open", "created": True, "filesChanged": 1, "linesAdded": 2,
+              "linesRemoved": 3}  # fmt: skip
+    await corral.redis.hset(keys.job("job"), mapping={"returnvalue": json.dumps(result), "finishedOn": "1700000000000"})
+    await corral.redis.lrem(keys.wait, 0, "job")
+    await corral.redis.zadd(keys.completed, {"job": 1700000000000})
+
+    assert f'<a href="{PAGE}/1">' in (await client.get("/dashboard/jobs/anything/job")).text
