@@ -12,6 +12,7 @@ from corral.interfaces.cli import (
     demo,
     doctor,
     jobs,
+    mcp,
     pipelines,
     projects,
     pulls,
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (serving, demo, jobs, queues, code, doctor):
+for part in (serving, demo, jobs, queues, code, mcp, doctor):
     app.add_typer(part.commands)
 app.add_typer(schedules.commands, name="schedule")
 app.add_typer(pipelines.commands, name="pipeline")
