@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 import uvicorn
+from tests.support.repositories import Repository
 
+from corral.adapters.forge.local import LocalForge
+from corral.adapters.forge.port import NewPullRequest
 from corral.client import Corral
 from corral.interfaces.http import create_app
 from corral.interfaces.identity import TokenStore
+from corral.projects import Project
 from corral.queue.job import Job
 from corral.settings import Settings
 from corral.testing import EmbeddedServer
@@ -32,6 +36,7 @@ pytestmark = [
 ]
 SCREENSHOTS = os.environ.get("CORRAL_TEST_SCREENSHOTS")
 """A folder that gets the pages as pictures, for the README."""
+PULL_PAGES = ["/projects", "/projects/shop/pulls", "/projects/shop/pulls/1"]
 
 
 class World:
@@ -104,6 +109,20 @@ async def picture(page: Any, name: str) -> None:
         await page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
 
 
+async def open_pull_request(world: World, folder: Path) -> Repository:
+    repository = Repository(folder, {"add.py": "def add(a, b):\n    return a + b\n"})
+    await world.corral.parts.projects.add(Project(id="shop", repository=str(repository.bare)))
+    head = repository.commit(
+        {"add.py": f"def add(*numbers):\n    return sum(numbers)  # {'x' * 300}\n"}, branch="corral/7"
+    )
+    body = f"It adds a thing. {'y' * 300}\n\n## Tests\n\nAll tests pass: 3 of 3."
+    request = NewPullRequest(
+        title="Add any number", body=body, source_branch="corral/7", target_branch="main", head=head
+    )
+    await LocalForge().open(str(repository.bare), request)
+    return repository
+
+
 async def confirm(page: Any, button: str) -> None:
     await page.get_by_role("button", name=button, exact=True).click()
     await page.get_by_role("dialog").get_by_role("button", name="Yes").click()
@@ -148,6 +167,26 @@ async def test_a_job_is_watched_cancelled_and_retried(world: World, page: Any) -
     await page.get_by_label("API token").wait_for()
 
 
+async def test_a_pull_request_is_read_and_merged(world: World, page: Any, tmp_path: Path) -> None:
+    repository = await open_pull_request(world, tmp_path)
+    before = repository.tip()
+    await log_in(page, world)
+    await page.get_by_role("link", name="Projects", exact=True).click()
+    await page.get_by_role("link", name="Pull requests of shop").click()
+    await page.get_by_role("link", name="#1 Add any number").click()
+    await page.get_by_text("All tests pass: 3 of 3.").wait_for()
+    await page.locator(".diff .added", has_text="sum(numbers)").wait_for()
+    await picture(page, "pull-request")
+
+    await page.get_by_role("button", name="Merge", exact=True).click()
+    await page.get_by_role("dialog").get_by_role("button", name="No").click()
+    assert repository.tip() == before
+    await confirm(page, "Merge")
+    await page.locator(".state", has_text="merged").wait_for()
+    assert repository.tip() != before
+    assert await page.get_by_role("button", name="Merge", exact=True).count() == 0
+
+
 async def test_no_is_no_and_the_keyboard_is_enough(world: World, page: Any) -> None:
     await log_in(page, world)
     await page.goto(f"{world.url}/queues/thumbnail")
@@ -165,12 +204,13 @@ async def test_no_is_no_and_the_keyboard_is_enough(world: World, page: Any) -> N
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_axe_finds_nothing_serious(world: World, page: Any, scheme: str) -> None:
+async def test_axe_finds_nothing_serious(world: World, page: Any, scheme: str, tmp_path: Path) -> None:
     world.go.set()
     job = await world.corral.add_job("thumbnail", {"userId": "ann", "fail": True})
     await page.emulate_media(color_scheme=scheme)
     await page.goto(f"{world.url}/login")
-    pages = ["/login", "/", "/jobs", "/queues/thumbnail", f"/jobs/thumbnail/{job.id}", "/workers"]
+    await open_pull_request(world, tmp_path)
+    pages = ["/login", "/", "/jobs", "/queues/thumbnail", f"/jobs/thumbnail/{job.id}", "/workers", *PULL_PAGES]
     for path in pages:
         if path == "/":
             await log_in(page, world)
@@ -180,12 +220,13 @@ async def test_axe_finds_nothing_serious(world: World, page: Any, scheme: str) -
         assert serious == [], path
 
 
-async def test_phone_width_needs_no_sideways_scrolling(world: World, page: Any) -> None:
+async def test_phone_width_needs_no_sideways_scrolling(world: World, page: Any, tmp_path: Path) -> None:
     world.go.set()
+    await open_pull_request(world, tmp_path)
     job = await world.corral.add_job("thumbnail", {"userId": "ann", "long": "x" * 300})
     await page.set_viewport_size({"width": 360, "height": 740})
     await log_in(page, world)
-    for path in ("/", "/jobs", "/queues/thumbnail", f"/jobs/thumbnail/{job.id}", "/workers"):
+    for path in ("/", "/jobs", "/queues/thumbnail", f"/jobs/thumbnail/{job.id}", "/workers", *PULL_PAGES):
         await page.goto(world.url + path)
         width = await page.evaluate("document.documentElement.scrollWidth")
         assert width <= 360, path

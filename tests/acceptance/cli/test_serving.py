@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tests.acceptance.cli.conftest import ROOT, Cli
+from tests.acceptance.cli.conftest import ROOT, Cli, start_worker
 
 
 @pytest.fixture
@@ -83,3 +84,48 @@ def test_the_embedded_server_is_stopped(tmp_path: Path, cli: Cli, monkeypatch: p
     assert "stopped" in cli("stop-embedded", app_too=False).stdout
     assert "was not running" in cli("stop-embedded", app_too=False).stdout
     assert list(tmp_path.iterdir()), "the jobs stay"
+
+
+def test_a_worker_tells_its_metrics(environment: dict[str, str], cli: Cli, port: int) -> None:
+    process = start_worker(environment, "--queues", "greet", "--metrics-port", str(port))
+    try:
+        assert cli("add", "greet", "-d", '{"name": "Ada"}', "--watch").exit_code == 0
+        lines = _get(f"http://127.0.0.1:{port}/metrics").decode().splitlines()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=15)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert 'corral_job_wait_seconds_count{queue="greet"} 1.0' in lines
+
+
+def test_a_server_logs_in_the_form_of_its_setting(environment: dict[str, str], port: int) -> None:
+    command = [sys.executable, "-m", "corral", "serve", "--port", str(port), "--no-workers", "--no-dashboard"]
+    variables = {**environment, "PYTHONPATH": str(ROOT / "src"), "CORRAL_LOG_FORMAT": "json"}
+    with subprocess.Popen(command, env=variables, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            first = json.loads(process.stderr.readline())
+            _get(f"http://127.0.0.1:{port}/healthz")
+            process.send_signal(signal.SIGTERM)
+            rest = process.stderr.read().splitlines()
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+    assert {"time", "level", "logger", "message"} <= set(first)
+    assert all(json.loads(line) for line in rest)
+
+
+def test_a_server_that_is_told_to_end_while_it_starts_ends(environment: dict[str, str], port: int) -> None:
+    command = [sys.executable, "-m", "corral", "serve", "--port", str(port), "--no-workers"]
+    variables = {**environment, "PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen(command, env=variables, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            process.stderr.readline()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) in {0, 130}
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()

@@ -20,7 +20,7 @@ from corral.queue.flow import Flow
 from corral.wire.keys import QueueKeys
 
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{7*7}}"
-PAGES = ["/", "/jobs", "/queues/anything", "/jobs/anything/job", "/workers"]
+PAGES = ["/", "/jobs", "/queues/anything", "/jobs/anything/job", "/workers", "/projects"]
 
 
 class Elements(HTMLParser):

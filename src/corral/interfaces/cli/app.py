@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from corral.interfaces.cli import code, demo, doctor, jobs, pipelines, projects, queues, schedules, serving, tokens
+from corral.interfaces.cli import (
+    code,
+    demo,
+    doctor,
+    jobs,
+    mcp,
+    pipelines,
+    projects,
+    pulls,
+    queues,
+    schedules,
+    serving,
+    tokens,
+)
 from corral.interfaces.cli.session import Invocation
 
 app = typer.Typer(
@@ -17,11 +30,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (serving, demo, jobs, queues, code, doctor):
+for part in (serving, demo, jobs, queues, code, mcp, doctor):
     app.add_typer(part.commands)
 app.add_typer(schedules.commands, name="schedule")
 app.add_typer(pipelines.commands, name="pipeline")
 app.add_typer(projects.commands, name="project")
+app.add_typer(pulls.commands, name="pr")
 app.add_typer(tokens.commands, name="token")
 
 

@@ -26,9 +26,9 @@ class ExitCode(IntEnum):
     USAGE = 2
     """A wrong argument, or a payload that doesn't fit."""
     NOT_FOUND = 3
-    """No such job, job type, project, or schedule."""
+    """No such job, job type, project, pull request, or schedule."""
     CONFLICT = 4
-    """The job is not in a state that allows this."""
+    """The job, or the pull request, is not in a state that allows this."""
     UNAVAILABLE = 5
     """Redis or a service can't be reached."""
     CONFIGURATION = 6
@@ -55,9 +55,22 @@ _CODES: tuple[tuple[type[errors.CorralError], ExitCode], ...] = (
     (errors.ResultTimedOut, ExitCode.TIMED_OUT),
 )
 
+# What a forge refuses for a reason that the caller can mend; by `AdapterError.reason`.
+_REFUSALS: Mapping[str, ExitCode] = {
+    "pull_request_not_found": ExitCode.NOT_FOUND,
+    "on_another_forge": ExitCode.USAGE,
+    "not_open": ExitCode.CONFLICT,
+    "merge_conflict": ExitCode.CONFLICT,
+    "branch_protected": ExitCode.CONFLICT,
+    "branch_moved": ExitCode.CONFLICT,
+    "target_missing": ExitCode.CONFLICT,
+}
+
 
 def exit_code_of(error: errors.CorralError) -> ExitCode:
     """The exit code that tells what kind of error this is."""
+    if isinstance(error, errors.AdapterError) and error.reason in _REFUSALS:
+        return _REFUSALS[error.reason]
     return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.FAILED)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -26,6 +27,7 @@ STATE_STYLES: Mapping[str, str] = {
     JobState.DELAYED: "yellow",
 }
 _CASES_SHOWN = 20
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def state_text(state: str) -> Text:
@@ -126,7 +128,12 @@ def test_report(report: TestReport) -> RenderableType:
 
 def diff_block(diff: str) -> RenderableType:
     """A unified diff, coloured."""
-    return Syntax(diff.rstrip("\n"), "diff", background_color="default", word_wrap=True)
+    return Syntax(without_controls(diff).rstrip("\n"), "diff", background_color="default", word_wrap=True)
+
+
+def without_controls(text: str) -> str:
+    """Text of strangers with what steers a terminal, or turns its direction, written out."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
 
 
 def stats_table(rows: Iterable[QueueStats]) -> RenderableType:

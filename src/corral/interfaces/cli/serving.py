@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
-import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated
@@ -16,6 +14,7 @@ from rich.markup import escape
 from corral.client import Corral
 from corral.errors import ConfigurationError, ExtraMissing, UnknownJobType
 from corral.interfaces.cli import parts
+from corral.interfaces.cli.observing import metrics_served, start_logging
 from corral.interfaces.cli.output import ExitCode, Output
 from corral.interfaces.cli.parameters import JsonOption
 from corral.interfaces.cli.session import Invocation, guarded, leave, read_settings, run
@@ -46,6 +45,10 @@ def worker(
     *,
     queues: QueuesOption = None,
     concurrency: ConcurrencyOption = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", min=1, max=65535, help="Serve this process's metrics on loopback, at /metrics."),
+    ] = None,
     app: AppOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -58,18 +61,19 @@ def worker(
 
     async def command(corral: Corral, output: Output) -> ExitCode | None:
         names = queue_names(corral, queues, own_first=invocation.app is not None)
-        async with stop_signals() as stop:
-            workers = await corral.start_workers(names, concurrency=concurrency)
-            output.show({"event": "started", "queues": names}, f"serving {escape(', '.join(names))}")
-            ended = asyncio.create_task(workers.wait())
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            if not ended.done():
-                grace = corral.settings.shutdown_timeout
-                output.note(f"stopping: active jobs have {grace.total_seconds():.0f} s")
-                await workers.stop(timeout=grace)
-            await ended
+        with metrics_served(corral, metrics_port):
+            async with stop_signals() as stop:
+                workers = await corral.start_workers(names, concurrency=concurrency)
+                output.show({"event": "started", "queues": names}, f"serving {escape(', '.join(names))}")
+                ended = asyncio.create_task(workers.wait())
+                stopping = asyncio.create_task(stop.wait())
+                await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                stopping.cancel()
+                if not ended.done():
+                    grace = corral.settings.shutdown_timeout
+                    output.note(f"stopping: active jobs have {grace.total_seconds():.0f} s")
+                    await workers.stop(timeout=grace)
+                await ended
         output.show({"event": "stopped"}, "stopped")
         return None
 
@@ -106,9 +110,16 @@ def serve(
 
     async def command(corral: Corral, _: Output) -> ExitCode | None:
         chosen = queue_names(corral, queues, own_first=invocation.app is not None) if workers else False
-        with signals_left_to_the_server():
+        begun = asyncio.Event()
+        with signals_left_to_the_server(begun):
             await serve_http(
-                corral, host=host, port=port, workers=chosen, dashboard=dashboard, search=parts.code_search(corral)
+                corral,
+                host=host,
+                port=port,
+                workers=chosen,
+                dashboard=dashboard,
+                search=parts.code_search(corral),
+                begun=begun,
             )
         return None
 
@@ -132,13 +143,22 @@ def stop_server(context: typer.Context, *, json: JsonOption = False) -> None:
 
 
 @contextmanager
-def signals_left_to_the_server() -> Iterator[None]:
+def signals_left_to_the_server(begun: asyncio.Event) -> Iterator[None]:
     """For the HTTP server, which handles SIGTERM and SIGINT itself and raises them again when it has ended.
 
     It has ended in order by then, so that they must not end the process a second time.
+
+    Args:
+        begun: Set when the server takes the signals; one that comes earlier ends the command.
     """
-    asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    loop.remove_signal_handler(signal.SIGTERM)
+
+    def take(_number: int, _frame: object) -> None:
+        if not begun.is_set() and task is not None:
+            loop.call_soon_threadsafe(task.cancel)
+
+    before = {number: signal.signal(number, take) for number in _SIGNALS}
     try:
         yield
     finally:
@@ -150,13 +170,6 @@ def invocation_of(context: typer.Context, app: str | None) -> Invocation:
     """What was said before the command's name, with an ``--app`` behind it winning."""
     said: Invocation = context.obj or Invocation()
     return Invocation(app=app or said.app, debug=said.debug)
-
-
-def start_logging() -> None:
-    """Log to standard error: what the processes that stay do, one line each."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr
-    )
 
 
 def queue_names(corral: Corral, given: str | None, *, own_first: bool) -> list[str]:

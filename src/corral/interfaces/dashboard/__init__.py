@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import RedirectResponse, Response
 
 from corral.errors import JobNotFound
-from corral.interfaces.dashboard import actions, live, pages
+from corral.interfaces.dashboard import actions, live, pages, pulls
 from corral.interfaces.dashboard.door import dashboard_route, open_name
 from corral.interfaces.dashboard.rendering import SECURITY_HEADERS
 from corral.interfaces.http.context import Api
@@ -34,6 +34,9 @@ def dashboard_router(api: Api, base: str = "/dashboard") -> APIRouter:
         ("/queues/{job_type}", pages.queue),
         ("/jobs/{job_type}/{job_id}", pages.job),
         ("/workers", pages.workers),
+        ("/projects", pulls.projects),
+        ("/projects/{project_id}/pulls", pulls.pull_requests),
+        ("/projects/{project_id}/pulls/{number}", pulls.pull_request),
         ("/live/overview", live.live_overview),
         ("/live/workers", live.live_workers),
         ("/live/queues/{job_type}", live.live_queue),
@@ -43,6 +46,7 @@ def dashboard_router(api: Api, base: str = "/dashboard") -> APIRouter:
     for path, action in (
         ("/jobs/{job_type}/{job_id}/{action}", actions.act_on_job),
         ("/queues/{job_type}/{action}", actions.act_on_queue),
+        ("/projects/{project_id}/pulls/{number}/{action}", pulls.act_on_pull_request),
         ("/logout", actions.logout),
     ):
         router.add_api_route(path, action, methods=["POST"], response_model=None)

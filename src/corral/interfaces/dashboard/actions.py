@@ -32,6 +32,8 @@ QUESTIONS: Final = {
     "resume": "Start jobs of this queue again?",
     "clean": "Remove jobs that ended more than 24 hours ago?",
     "drain": "Remove all waiting jobs of this queue for good?",
+    "merge": "Merge this pull request into its target branch?",
+    "close": "Close this pull request without merging it? Its branch stays.",
 }
 
 
@@ -41,7 +43,7 @@ async def act_on_job(visit: VisitDep, job_type: JobTypeName, job_id: JobId, acti
     visit.session.principal.require(Scope.SUBMIT)
     await visit.call.job(job_type, job_id)
     if fields.get("confirmed") != "yes":
-        return _ask(visit, action, f"{job_type} {job_id}")
+        return ask(visit, action, f"{job_type} {job_id}")
     corral = visit.api.corral
     if action == "cancel":
         await corral.cancel_job(job_type, job_id, reason="by hand", by=visit.session.principal.user_id)
@@ -64,7 +66,7 @@ async def act_on_queue(visit: VisitDep, job_type: JobTypeName, action: QueueActi
     visit.session.principal.require(Scope.MANAGE)
     visit.call.known(job_type)
     if fields.get("confirmed") != "yes":
-        return _ask(visit, action, job_type)
+        return ask(visit, action, job_type)
     corral = visit.api.corral
     if action == "pause":
         await corral.pause_queue(job_type)
@@ -79,7 +81,8 @@ async def act_on_queue(visit: VisitDep, job_type: JobTypeName, action: QueueActi
     return visit.go(f"/queues/{job_type}")
 
 
-def _ask(visit: Visit, action: str, what: str) -> Response:
+def ask(visit: Visit, action: str, what: str) -> Response:
+    """The page that asks before something is done."""
     return visit.page("confirm.html", title=action.capitalize(), what=what, question=QUESTIONS[action],
                       path=visit.request.url.path)  # fmt: skip
 

@@ -19,6 +19,7 @@ from corral.interfaces.dashboard.door import Visit, VisitDep
 from corral.interfaces.dashboard.rendering import render
 from corral.interfaces.http.listing import JobFilter, find_jobs
 from corral.interfaces.http.models import JobId, JobTypeName
+from corral.interfaces.http.views import project_of
 from corral.jobs.job_type import JobType
 from corral.pipeline import PIPELINE, reported_steps
 from corral.queue.family import Relative, children_of, relative
@@ -208,10 +209,11 @@ async def job(visit: VisitDep, job_type: JobTypeName, job_id: JobId) -> Response
 async def job_parts(visit: Visit, status: JobStatus) -> Parts:
     """What changes on it."""
     shape, result = presenting.shape_of(status.result)
+    own_page = presenting.pull_request_path(shape, result, project_of(status.data))
     nodes = await family_of(visit, status)
     return {
         "head": _part(visit, "part_job.html", job=status, timeline=presenting.timeline(status)),
-        "outcome": _part(visit, "part_outcome.html", job=status, result=result, shape=shape),
+        "outcome": _part(visit, "part_outcome.html", job=status, result=result, shape=shape, own_page=own_page),
         "flow": _part(visit, "part_flow.html", nodes=nodes, job=status),
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
@@ -111,6 +111,16 @@ def safe_url(value: Any) -> str | None:
     except ValueError:
         return None
     return value if parts.scheme in {"http", "https"} and parts.netloc else None
+
+
+def pull_request_path(shape: str, result: Any, project_id: str | None) -> str | None:
+    """Where the dashboard shows the pull request that a job opened; None when its forge does."""
+    if project_id is None or shape not in {"pull-request", "pipeline"}:
+        return None
+    found = result if shape == "pull-request" else result["pullRequest"]
+    if not found or safe_url(found["url"]) is not None:
+        return None
+    return f"/projects/{quote(project_id, safe='')}/pulls/{found['number']}"
 
 
 def duration(seconds: float | None) -> str:

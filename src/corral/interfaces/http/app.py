@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import re
-import socket
 from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
@@ -17,12 +17,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from corral.errors import ConfigurationError
 from corral.interfaces.http.context import Api, SearchPort
 from corral.interfaces.http.guard import answer_error
 from corral.interfaces.http.router import router_of
 from corral.interfaces.identity import Authenticator, is_loopback
 from corral.interfaces.observability.telemetry import Telemetry
+from corral.interfaces.ports import refuse_taken_port
 
 if TYPE_CHECKING:
     from corral.client import Corral
@@ -156,23 +156,6 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def refuse_taken_port(host: str, port: int) -> None:
-    """Say it before uvicorn does, which exits with a log line.
-
-    Raises:
-        ConfigurationError: Somebody listens there, or the address isn't this machine's.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise ConfigurationError(
-            f"can't listen on {host}:{port}: {error.strerror or error}; choose another with --port or CORRAL_PORT"
-        ) from None
-
-
 async def serve(
     corral: Corral,
     *,
@@ -182,11 +165,12 @@ async def serve(
     dashboard: bool = True,
     search: SearchPort | None = None,
     authenticator: Authenticator | None = None,
+    begun: asyncio.Event | None = None,
 ) -> None:
     """Run the server until SIGTERM or SIGINT.
 
     Open requests and active jobs get ``settings.shutdown_timeout`` to end; event streams are ended at once, and their
-    clients go on elsewhere by ``Last-Event-ID``.
+    clients go on elsewhere by ``Last-Event-ID``. `begun` is set when the server starts to handle the two signals.
 
     Raises:
         ConfigurationError: ``host`` isn't loopback and no token is configured; or the port is taken.
@@ -198,7 +182,7 @@ async def serve(
     api: Api = app.state.corral_api
     guard = await api.guard()
     await guard.authenticator.refuse_public_bind(host)
-    refuse_taken_port(host, port)
+    refuse_taken_port(host, port, option="--port or CORRAL_PORT")
     config = uvicorn.Config(
         app,
         host=host,
@@ -214,4 +198,6 @@ async def serve(
     shown = f"[{host}]" if ":" in host else host
     advice = "" if is_loopback(host) else " (put TLS in front)"
     _LOGGER.info("serving on http://%s:%d%s", shown, port, advice)
+    if begun is not None:
+        begun.set()
     await _Server(config, api).serve()

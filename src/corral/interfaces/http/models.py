@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, Strict, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
+from corral.adapters.forge.port import PullRequestState
 from corral.queue.job import JobState
 from corral.queue.options import ChildFailure
 from corral.queue.status import Cancellation
@@ -26,6 +27,25 @@ _EXAMPLE_DATA: dict[str, JsonValue] = {
     "userId": "user-id",
     "prompt": "Build auth system",
     "projectId": "proj-id",
+}
+
+
+_EXAMPLE_PULL_REQUEST: dict[str, JsonValue] = {
+    "number": 7,
+    "title": "Add authentication",
+    "state": "open",
+    "draft": False,
+    "sourceBranch": "feature/auth",
+    "targetBranch": "main",
+    "head": "3b18e512dba79e4c8300dd08aeb37f8e728b8dad",
+    "base": "e83c5163316f89bfbde7d9ab23ca2e25604af290",
+    "labels": ["corral"],
+    "reviewers": [],
+    "assignees": [],
+    "createdAt": "2030-01-31T09:00:00Z",
+    "updatedAt": "2030-01-31T09:00:00Z",
+    "mergedAt": None,
+    "mergeCommit": None,
 }
 
 
@@ -482,6 +502,83 @@ class Projects(Outbound):
     """Registered repositories."""
 
     projects: list[ProjectView]
+
+
+class PullRequestSummary(Outbound):
+    """A pull request on the local forge, as a line of a list."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE_PULL_REQUEST]})
+
+    number: int
+    title: str
+    state: PullRequestState
+    draft: bool
+    source_branch: str
+    target_branch: str
+    head: str
+    """Tip of the source branch; once merged or closed, what it was then."""
+    base: str
+    """Tip of the target branch when it was opened; once merged, just before."""
+    labels: list[str]
+    reviewers: list[str]
+    assignees: list[str]
+    created_at: datetime
+    updated_at: datetime
+    merged_at: datetime | None
+    merge_commit: str | None
+
+
+class PullRequestPage(Outbound):
+    """Pull requests, newest first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"pullRequests": [_EXAMPLE_PULL_REQUEST], "nextCursor": None}]}
+    )
+
+    pull_requests: list[PullRequestSummary]
+    next_cursor: str | None
+    """Give it back as ``cursor``."""
+
+
+class ChangedFile(Outbound):
+    """A file that a pull request changes; a renamed one is a deleted and an added one."""
+
+    path: str
+    status: str
+    lines_added: int
+    lines_removed: int
+    binary: bool
+
+
+class PullRequestView(PullRequestSummary):
+    """A pull request with all that is needed to judge it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    **_EXAMPLE_PULL_REQUEST,
+                    "body": "Adds JWT auth.\n\n## Tests\n\nAll tests pass.",
+                    "testSummary": "All tests pass.",
+                    "conflicts": [],
+                    "files": [
+                        {"path": "auth.py", "status": "added", "linesAdded": 1, "linesRemoved": 0, "binary": False}
+                    ],
+                    "diff": "diff --git a/auth.py b/auth.py\n…",
+                }
+            ]
+        }
+    )
+
+    body: str
+    """Markdown, by whoever or whatever opened it."""
+    test_summary: str | None
+    """What the body says of the tests."""
+    conflicts: list[str]
+    """Files that can't be merged just now."""
+    files: list[ChangedFile]
+    diff: str | None
+    """A unified diff from where the branch left its target; none: it is larger than 4 MiB."""
 
 
 class SearchHit(Outbound):

@@ -80,6 +80,17 @@ _KINDS: Final[Sequence[tuple[type[Exception], int, str, str]]] = (
 )
 """First match wins. A CorralError of no kind named here is a 500: a fault of ours."""
 
+#: What a forge refuses for a reason that the caller can mend; by `AdapterError.reason`.
+_REFUSALS: Final[Mapping[str, tuple[int, str, str]]] = {
+    "pull_request_not_found": (404, "pull-request-not-found", "No such pull request"),
+    "repository_not_found": (404, "repository-not-found", "No such repository"),
+    "on_another_forge": (409, "on-another-forge", "Another forge keeps this project's pull requests"),
+    "not_open": (409, "pull-request-not-open", "The pull request's state doesn't allow this"),
+    "merge_conflict": (409, "merge-conflict", "The branches conflict"),
+    "branch_protected": (409, "branch-protected", "The target branch may not be moved"),
+    "branch_moved": (409, "branch-moved", "The branches moved meanwhile"),
+    "target_missing": (409, "target-missing", "There is no such target branch"),
+}
 _SLUGS: Final[Mapping[int, str]] = {
     400: "bad-request",
     404: "not-found",
@@ -126,6 +137,9 @@ def problem_of(error: Exception) -> Response | None:
         phrase = HTTPStatus(error.status_code).phrase
         slug = _SLUGS.get(error.status_code, phrase.lower().replace(" ", "-"))
         return problem_response(error.status_code, slug, phrase, str(error.detail), headers=error.headers)
+    if isinstance(error, errors.AdapterError) and error.reason in _REFUSALS:
+        status, slug, title = _REFUSALS[error.reason]
+        return problem_response(status, slug, title, str(error), headers=_headers_of(error, status))
     for kind, status, slug, title in _KINDS:
         if isinstance(error, kind):
             fields = list(_payload_fields(error)) if isinstance(error, errors.PayloadInvalid) else []

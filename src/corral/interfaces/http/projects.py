@@ -53,7 +53,7 @@ def _search(call: Call) -> SearchPort:
         raise ExtraMissing(f"code search needs {error.name}: pip install 'corral[index]'") from None
 
 
-def _usable(call: Call, project_id: str) -> str:
+def usable_project(call: Call, project_id: str) -> str:
     """The id, if the caller may use that project.
 
     Raises:
@@ -88,12 +88,12 @@ async def add_project(call: CallDep, body: models.AddProject) -> Response:
 
 async def get_project(call: CallDep, project_id: ProjectId) -> Response:
     """Get one project."""
-    return Json(_view(await _store(call).get(_usable(call, project_id))))
+    return Json(_view(await _store(call).get(usable_project(call, project_id))))
 
 
 async def remove_project(call: CallDep, project_id: ProjectId) -> Response:
     """Forget a project; its repository stays untouched."""
-    await _store(call).remove(_usable(call, project_id))
+    await _store(call).remove(usable_project(call, project_id))
     return Response(status_code=204)
 
 
@@ -108,7 +108,7 @@ async def search_project(  # noqa: PLR0917 - FastAPI gives them by name
     kind: Annotated[list[str], Query(description="Only `function`, `class`, …")] = [],  # noqa: B006 - FastAPI copies it
 ) -> Response:
     """Search a project's code, by meaning and by name; the project must have been indexed."""
-    await _store(call).get(_usable(call, project_id))
+    await _store(call).get(usable_project(call, project_id))
     hits = await _search(call).search(
         project_id, q, limit=limit, branch=branch, languages=language, paths=path, kinds=kind
     )

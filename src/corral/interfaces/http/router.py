@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
-from corral.interfaces.http import access, events, health, jobs, metrics, projects, queues, submission
+from corral.interfaces.http import access, events, health, jobs, metrics, projects, pulls, queues, submission
 from corral.interfaces.http.context import Api, SearchPort
 from corral.interfaces.http.guard import guarded_route
 from corral.interfaces.http.routes import Section
@@ -41,6 +41,7 @@ def router_of(api: Api) -> APIRouter:
         (events, "events"),
         (queues, "queues"),
         (projects, "projects"),
+        (pulls, "projects"),
         (access, "access"),
     ):
         part.add_routes(Section(router, "/v1", tag))

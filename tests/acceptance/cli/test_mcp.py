@@ -1,0 +1,108 @@
+"""``corral mcp``: a coding agent starts it and asks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client, StdioServerParameters
+from tests.acceptance.cli.conftest import ROOT, Cli
+
+from corral.testing.server import free_port
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "code"
+    root.mkdir()
+    (root / "tax.py").write_text("def sales_tax(amount):\n    return amount * 0.19\n")
+    return root
+
+
+@pytest.fixture
+def variables(tmp_path: Path) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *filter(None, sys.path)]),
+        "CORRAL_DATA_DIR": str(tmp_path / "data"),
+    }
+
+
+async def test_a_folder_is_searched_over_stdio(folder: Path, variables: dict[str, str]) -> None:
+    arguments = ["-m", "corral", "mcp", str(folder)]
+    async with Client(StdioServerParameters(command=sys.executable, args=arguments, env=variables)) as client:
+        result = await client.call_tool("search_code", {"query": "sales_tax", "limit": 1})
+        assert not result.is_error
+        assert "tax.py" in json.dumps(result.structured_content)
+
+
+def test_a_folder_is_searched_over_http_until_told(folder: Path, variables: dict[str, str]) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "corral", "mcp", str(folder), "--http", str(port)]
+    with subprocess.Popen(command, env=variables, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            _until_listening(port, process)
+            answer = _call(port, "find_definition", {"name": "sales_tax"})
+            assert "tax.py" in json.dumps(answer["result"])
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0
+            assert process.stderr is not None
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
+
+
+def _until_listening(port: int, process: subprocess.Popen[str]) -> None:
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        signal.sigtimedwait([], 0.1)
+
+
+def _call(port: int, tool: str, arguments: dict[str, Any]) -> Any:
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments}}
+    headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/mcp", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - ours
+        return json.load(answer)
+
+
+@pytest.mark.parametrize("missing", ["mcp", "tantivy"])
+def test_a_missing_extra_is_one_line(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    for name in [
+        one for one in sys.modules if one.partition(".")[0] == missing or one.startswith("corral.adapters.index")
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+
+    refused = cli("mcp", str(folder), app_too=False)
+
+    assert refused.exit_code == 6, refused.output
+    assert refused.stderr.count("\n") == 1
+    assert "pip install 'corral[" in refused.stderr
+
+
+def test_what_can_t_be_served_is_one_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = cli("mcp", str(tmp_path / "gone"), app_too=False)
+    assert (gone.exit_code, gone.stderr.count("\n")) == (6, 1)
+    assert "expected a folder" in gone.stderr
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        refused = cli("mcp", "--http", str(taken.getsockname()[1]), app_too=False)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (6, 1)
+    assert "choose another with --http" in refused.stderr
+    monkeypatch.setenv("CORRAL_PORT", "none")
+    wrong = cli("mcp", str(tmp_path), app_too=False)
+    assert (wrong.exit_code, wrong.stderr.count("\n")) == (6, 1)
