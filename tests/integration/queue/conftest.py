@@ -12,7 +12,6 @@ import pytest
 from corral import Corral, JobState, JobStatus, Settings
 from corral.testing.server import EmbeddedServer
 
-
 SOON = timedelta(seconds=10)
 
 

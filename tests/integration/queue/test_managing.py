@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -188,6 +189,25 @@ async def test_global_concurrency_and_rate_limit_hold_over_two_workers(
             for job in jobs:
                 await corral.wait_for_result(job, timeout=SOON)
     assert most == 2
+
+
+@pytest.mark.slow
+async def test_a_rate_limit_survives_a_restart_of_the_server(corral_private_server: EmbeddedServer) -> None:
+    started: list[float] = []
+    async with Corral(corral_private_server.url, settings=settings(), job_types=()) as corral:
+
+        @corral.handler("limited", rate_limit=(2, timedelta(seconds=3)))
+        async def limited(_: Job[Any]) -> None:
+            started.append(time.monotonic())
+
+        jobs = await corral.add_jobs("limited", [1, 2, 3])
+        async with await corral.start_workers():
+            for job in jobs[:2]:
+                await corral.wait_for_result(job, timeout=SOON)
+            await asyncio.to_thread(corral_private_server.restart)
+            await corral.wait_for_result(jobs[2], timeout=timedelta(seconds=20))
+    # The window that the first job began still counted the two that had started in it.
+    assert started[2] - started[0] >= 2.9
 
 
 async def test_what_can_not_be_served_is_said(corral: Corral) -> None:
