@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import protocol
 import tally
+import uvloop
 from pydantic import BaseModel
 
 from corral import Corral, Job
@@ -79,7 +80,7 @@ async def _work() -> None:
 
 
 def worker() -> None:
-    asyncio.run(_work())
+    uvloop.run(_work())  # as `corral worker` does where the `speed` extra is installed
 
 
 if __name__ == "__main__":
