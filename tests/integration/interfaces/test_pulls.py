@@ -18,6 +18,8 @@ from corral.projects import Project
 from corral.wire.keys import QueueKeys
 
 PULLS = "/v1/projects/shop/pulls"
+PAGE = "/dashboard/projects/shop/pulls"
+MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{7*7}}"
 BODY = "It adds *a thing*.\n\n## Tests\n\nAll tests pass: 3 of 3.\n\n---\nOpened by Corral for user `ada`, task `7`.\n"
 
 
@@ -88,6 +90,19 @@ async def test_a_conflict_names_the_files_and_changes_nothing(client: Client, re
     assert (await client.get(f"{PULLS}/1")).json()["state"] == "open"
 
 
+async def test_a_diff_that_is_too_large_is_left_out(
+    client: Client, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corral.interfaces.pull_requests._DIFF_BYTES", 100)
+    await open_one(repository, "corral/7", {"long.txt": "a line\n" * 100})
+
+    one = (await client.get(f"{PULLS}/1")).json()
+
+    assert one["diff"] is None
+    assert [file["linesAdded"] for file in one["files"]] == [100]
+    assert "too large to be shown" in (await client.get(f"{PAGE}/1")).text
+
+
 @pytest.mark.parametrize(
     ("path", "status", "slug"),
     [
@@ -126,10 +141,6 @@ async def test_reading_and_merging_need_their_scopes_and_the_project(
     assert await answers(elsewhere) == [404] * 4
     (listed,) = (await reader.get(PULLS)).json()["pullRequests"]
     assert listed["state"] == "open"
-
-
-MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{7*7}}"
-PAGE = "/dashboard/projects/shop/pulls"
 
 
 def csrf_of(page: str) -> str:
