@@ -22,11 +22,11 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from corral.errors import GitFailed
@@ -268,15 +268,17 @@ class Git:
         limit = max_output_bytes or self._max_output_bytes
         span = timeout or self._timeout
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=environment,
-                cwd=work_tree or git_dir or "/",
-                pass_fds=fds,
-                start_new_session=True,
+            process = await _whole(
+                asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                    env=environment,
+                    cwd=work_tree or git_dir or "/",
+                    pass_fds=fds,
+                    start_new_session=True,
+                )
             )
         except FileNotFoundError as error:
             raise GitFailed(
@@ -395,6 +397,16 @@ async def _communicate(process: asyncio.subprocess.Process, stdin: bytes | None,
         for task in (feeding, complaints):
             task.cancel()
         await asyncio.gather(feeding, complaints, return_exceptions=True)
+
+
+async def _whole(start: Coroutine[Any, Any, asyncio.subprocess.Process]) -> asyncio.subprocess.Process:
+    """Start a process, or have none: cancelled half-way, asyncio ends the process itself but not its children."""
+    starting = asyncio.ensure_future(start)
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await _end(await starting)
+        raise
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

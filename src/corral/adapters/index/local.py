@@ -380,7 +380,10 @@ class LocalIndexReader:
     def _text(self, pack: str, offset: int, length: int) -> str:
         file = self._packs.get(pack)
         if file is None:
-            file = self._packs[pack] = (self._folder / pack).open("rb")
+            opened = (self._folder / pack).open("rb")
+            file = self._packs.setdefault(pack, opened)
+            if file is not opened:  # another thread was here first
+                opened.close()
         return zlib.decompress(os.pread(file.fileno(), length, offset)).decode("utf-8", "replace")
 
     def paths(self, file_ids: Sequence[int]) -> dict[int, str]:

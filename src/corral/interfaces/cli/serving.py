@@ -77,7 +77,7 @@ def worker(
         output.show({"event": "stopped"}, "stopped")
         return None
 
-    run(context, command, json=json, invocation=invocation)
+    run(context, command, json=json, invocation=invocation, fast=True)
 
 
 @commands.command()
