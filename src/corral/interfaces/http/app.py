@@ -143,6 +143,11 @@ def _describe(app: FastAPI, corral: Corral) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it
 
 
+def _is_an_error(record: logging.LogRecord) -> bool:
+    """Leaves out the trace that uvicorn logs when it is told to end while it starts: nothing went wrong then."""
+    return "asyncio.exceptions.CancelledError" not in record.getMessage()
+
+
 class _Server(uvicorn.Server):
     """Tells the app when it is about to stop, so that endless answers end before it waits for them."""
 
@@ -200,4 +205,5 @@ async def serve(
     _LOGGER.info("serving on http://%s:%d%s", shown, port, advice)
     if begun is not None:
         begun.set()
+    logging.getLogger("uvicorn.error").addFilter(_is_an_error)
     await _Server(config, api).serve()
