@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import socket
 import ssl
@@ -17,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -118,17 +120,67 @@ class _Told:
         """A future's error is looked at so that nobody complains; here there is nobody."""
 
 
+class _Answer(asyncio.Future[Reply]):
+    """A future whose waiting task goes on in the very turn of the loop that reads the answer.
+
+    asyncio's own has the loop call its waiter in the next turn: where each answer leads to the next command, that is
+    one more look at the selector for each job (``docs/decisions``, 31). A waiter other than a task's ``await`` is told
+    as usual. The result may be set by the loop's own callbacks only, never from within a task.
+    """
+
+    __slots__ = ("_context", "_waiter")
+    _waiter: Callable[[Any], object]
+    _context: contextvars.Context
+
+    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None) -> None:
+        if context is None or self.done() or hasattr(self, "_waiter"):
+            super().add_done_callback(fn, context=context)
+        else:  # a task that awaits this: nobody else gives a context
+            self._waiter = fn
+            self._context = context
+
+    def set_result(self, result: Reply, /) -> None:
+        _set_result(self, result)
+        try:
+            waiter = self._waiter
+        except AttributeError:
+            return  # nobody waits yet
+        del self._waiter
+        self._context.run(waiter, self)
+
+    def set_exception(self, exception: type | BaseException, /) -> None:
+        super().set_exception(exception)
+        self._tell_later()
+
+    def cancel(self, msg: object = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        self._tell_later()
+        return True
+
+    def _tell_later(self) -> None:
+        if hasattr(self, "_waiter"):
+            self.get_loop().call_soon(self._waiter, self, context=self._context)
+            del self._waiter
+
+
+_set_result = asyncio.Future.set_result  # looked up once: every answer passes here
+
+
 class _Protocol(asyncio.Protocol):
     """Feeds what comes in to hiredis and hands each answer to the oldest waiting future."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_push: Callable[[Reply], None] | None) -> None:
-        self._loop = loop
+        #: uvloop calls what is to be called soon before it looks at its sockets again: there is nothing to win there.
+        self.make_answer: Callable[[], asyncio.Future[Reply]] = (
+            partial(_Answer, loop=loop) if isinstance(loop, asyncio.SelectorEventLoop) else loop.create_future
+        )
         self._on_push = on_push
         self._reader = hiredis.Reader(encoding="utf-8", errors="surrogateescape", replyError=ReplyError)
         self.pending: deque[asyncio.Future[Reply] | _Told] = deque()
         self.transport: asyncio.Transport | None = None
         self.closed: asyncio.Future[BaseException | None] = loop.create_future()
-        self.heard_at = loop.time()
+        self.heard_at = time.monotonic()
         #: Set the moment the connection is gone: what would be written from then on would never be answered.
         self.lost = False
 
@@ -144,7 +196,7 @@ class _Protocol(asyncio.Protocol):
                     raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = self._loop.time()
+        self.heard_at = time.monotonic()
         reader = self._reader
         pending = self.pending
         try:
@@ -275,11 +327,11 @@ class Pipe:
         protocol = self._protocol
         if protocol is None or protocol.lost:
             raise StoreUnavailable("Redis can't be reached now.")
-        future: asyncio.Future[Reply] = protocol._loop.create_future()  # noqa: SLF001 - one unit, in two classes
+        future = protocol.make_answer()
         idle = not protocol.pending
         protocol.pending.append(future)
         if idle:
-            protocol.heard_at = protocol._loop.time()  # noqa: SLF001
+            protocol.heard_at = time.monotonic()
             if self._watchdog is None and self._answer_timeout is not None:
                 self._watch()
         protocol.transport.write(command)  # type: ignore[union-attr]
@@ -308,11 +360,11 @@ class Pipe:
             StoreUnavailable: There is no connection; nothing was written.
         """
         first = self.send(commands)
-        pending = self._protocol.pending  # type: ignore[union-attr]  # send has just used it
-        futures = [first]
+        protocol: _Protocol = self._protocol  # type: ignore[assignment]  # send has just used it
+        futures: list[asyncio.Future[Reply]] = [first]
         for _ in range(count - 1):
-            future: asyncio.Future[Reply] = first.get_loop().create_future()
-            pending.append(future)
+            future = protocol.make_answer()
+            protocol.pending.append(future)
             futures.append(future)
         return futures
 
@@ -376,8 +428,7 @@ class Pipe:
         commands.extend(self._on_connect)
         if not commands:
             commands.append(pack("PING"))
-        loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[Reply]] = [loop.create_future() for _ in commands]
+        futures = [protocol.make_answer() for _ in commands]
         protocol.pending.extend(futures)
         protocol.transport.write(b"".join(commands))  # type: ignore[union-attr]
         for reply in await asyncio.gather(*futures):
@@ -416,13 +467,12 @@ class Pipe:
         protocol = self._protocol
         if protocol is None or not protocol.pending or self._answer_timeout is None:
             return
-        loop = protocol._loop  # noqa: SLF001
-        silent = loop.time() - protocol.heard_at
+        silent = time.monotonic() - protocol.heard_at
         if silent >= self._answer_timeout:
             logger.warning("Redis has not answered for %.1f s: connecting anew", silent)
             protocol.abort()
             return
-        self._watchdog = loop.call_later(self._answer_timeout - silent + 0.05, self._watch)
+        self._watchdog = asyncio.get_running_loop().call_later(self._answer_timeout - silent + 0.05, self._watch)
 
 
 def reply_failure(error: hiredis.ReplyError) -> StoreError:
