@@ -45,10 +45,15 @@ async def kill_storm(crew: Crew, *, jobs: int, kills: int, workers: int, seconds
         await asyncio.gather(*(crew.hire(**options) for _ in range(workers)))
         ids: list[str] = []
         for _ in range(kills):
-            # A share of the jobs for each round: there is always something to lose.
-            ids += await add(corral, queue, jobs // kills, seconds=seconds)
             victim = random.choice(crew.workers)  # noqa: S311 - any will do
-            await until_active(crew, victim.pid)
+            # A share of the jobs for each round, and more where they were done before the victim was seen at work.
+            ids += await add(corral, queue, jobs // kills, seconds=seconds)
+            deadline = time.monotonic() + 60
+            while not busy(crew, victim.pid):
+                assert time.monotonic() < deadline, f"worker {victim.pid} gets no job: {victim.log}"
+                if not (await corral.get_queue_stats(queue)).waiting:
+                    ids += await add(corral, queue, concurrency * workers, seconds=seconds)
+                await asyncio.sleep(0.01)
             await crew.dismiss(victim, signal.SIGKILL)
             await crew.hire(**options)
         await crew.wait_until_done(queue, len(ids), within_s=60 + jobs * seconds / concurrency)
@@ -61,14 +66,15 @@ async def kill_storm(crew: Crew, *, jobs: int, kills: int, workers: int, seconds
         assert crashed >= kills, f"{kills} kills left {crashed} crashes"
 
 
+def busy(crew: Crew, pid: int) -> bool:
+    """Whether a worker is in the middle of a job."""
+    mine = [entry for entry in crew.ledger() if entry.pid == pid]
+    return sum(entry.event == "start" for entry in mine) > sum(entry.event != "start" for entry in mine)
+
+
 async def until_active(crew: Crew, pid: int) -> None:
     """Wait until a worker is in the middle of a job."""
-
-    def active() -> bool:
-        mine = [entry for entry in crew.ledger() if entry.pid == pid]
-        return sum(entry.event == "start" for entry in mine) > sum(entry.event != "start" for entry in mine)
-
-    await eventually(active, f"worker {pid} to be busy")
+    await eventually(lambda: busy(crew, pid), f"worker {pid} to be busy")
 
 
 async def rolling_restarts(crew: Crew, *, jobs: int, restarts: int, workers: int, seconds: float) -> None:

@@ -67,16 +67,26 @@ Connector = Callable[[], Awaitable[Endpoint]]
 class Outage:
     """Tells of each outage once, whatever number of connections it breaks.
 
-    It lasts from the first that is cut off to the last that is back.
+    It lasts from the first that is cut off to the last that is back. The connections of one process don't all break at
+    the same instant, and the first may be back before the last is broken: an end is believed when nothing broke for a
+    while.
     """
+
+    #: Seconds without a further break after which an outage is told as over.
+    settled_s = 0.25
 
     def __init__(self) -> None:
         self._began = 0.0
+        self._ended = 0.0
         self._away: set[object] = set()
+        self._settling: asyncio.TimerHandle | None = None
 
     def began(self, pipe: object, error: BaseException | None) -> None:
         """Note that a connection is cut off."""
-        if not self._away:
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+        elif not self._away:
             self._began = time.monotonic()
             logger.warning("Redis is away (%s); trying again until it is back", error or "connection closed")
         self._away.add(pipe)
@@ -86,11 +96,19 @@ class Outage:
         if pipe in self._away:
             self._away.remove(pipe)
             if not self._away:
-                logger.warning("Redis is back after %.1f s", time.monotonic() - self._began)
+                self._ended = time.monotonic()
+                self._settling = asyncio.get_running_loop().call_later(self.settled_s, self._tell_end)
 
     def forget(self, pipe: object) -> None:
         """Note that a connection is wanted no longer."""
         self._away.discard(pipe)
+        if self._settling is not None:
+            self._settling.cancel()
+            self._tell_end()
+
+    def _tell_end(self) -> None:
+        self._settling = None
+        logger.warning("Redis is back after %.1f s", self._ended - self._began)
 
 
 def pack(*parts: Part) -> bytes:

@@ -66,6 +66,33 @@ async def test_an_outage_lasts_from_the_first_cut_to_the_last_return(
         await back.wait()
         pipes[0].drop()  # on purpose: no outage
         await pipes[0].wait_connected()
-        assert [record.message[:13] for record in caplog.records] == ["Redis is away", "Redis is back"]
+        assert await _told(caplog) == ["Redis is away", "Redis is back"]
         for pipe in pipes:
             await pipe.close()
+
+
+async def test_connections_that_break_one_after_the_other_are_one_outage(
+    corral_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    outage = Outage()
+    async with TcpProxy(corral_server.port) as first, TcpProxy(corral_server.port) as second:
+        pipes = [pipe_to(proxy.url_for(corral_server.url), outage) for proxy in (first, second)]
+        for pipe in pipes:
+            await pipe.open()
+        pipes[0].on_reconnect.append(second.reset_connections)  # the second breaks when the first is back
+        back = asyncio.Event()
+        pipes[1].on_reconnect.append(back.set)
+        first.reset_connections()
+        await back.wait()
+        assert await _told(caplog) == ["Redis is away", "Redis is back"]
+        for pipe in pipes:
+            await pipe.close()
+
+
+async def _told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged once an end was told, and for as long again as it takes to tell another."""
+    async with asyncio.timeout(10):
+        while not any("Redis is back" in record.message for record in caplog.records):
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(2 * Outage.settled_s)
+    return [record.message[:13] for record in caplog.records]
