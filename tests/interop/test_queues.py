@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from tests.interop.conftest import QUEUE, corral_worker
@@ -57,6 +57,30 @@ class TestSchedulers:
         listed = {one.id: one for one in await corral.list_schedules(QUEUE)}
         assert listed["ours"].next_run_at == listed["theirs"].next_run_at
         assert (listed["theirs"].cron, listed["theirs"].time_zone) == (repeat["pattern"], repeat["tz"])
+
+    @pytest.mark.parametrize(
+        ("cron", "zone", "start"),
+        [
+            ("30 7 * * *", "Europe/Berlin", "2031-03-29T12:00+01:00"),
+            ("30 7 * * *", "Europe/Berlin", "2031-10-25T12:00+02:00"),
+            ("30 2 * * *", "Europe/Berlin", "2031-03-29T12:00+01:00"),
+            ("30 2 * * *", "Europe/Berlin", "2031-10-26T02:40+02:00"),
+            ("30 2 * * *", "America/New_York", "2031-11-01T12:00-04:00"),
+            ("*/30 * * * *", "Europe/Berlin", "2031-10-26T02:30+02:00"),
+            ("0 */2 * * *", "Europe/Berlin", "2031-03-30T01:00+01:00"),
+            ("59 23 31 12 *", "America/Santiago", "2031-07-01T00:00-04:00"),
+            ("0 0 * * 5L", "Europe/Berlin", "2031-03-08T12:00+01:00"),
+        ],
+    )
+    async def test_both_read_it_alike_where_the_clocks_are_changed(
+        self, corral: Corral, theirs: NodeQueue, cron: str, zone: str, start: str
+    ) -> None:
+        at = datetime.fromisoformat(start)
+        repeat = {"pattern": cron, "tz": zone, "startDate": round(at.timestamp() * 1000)}
+        await theirs("upsertScheduler", scheduler="theirs", repeat=repeat, template={"name": QUEUE, "data": {}})
+        await corral.add_schedule(QUEUE, "ours", cron=cron, time_zone=zone, start_at=at, data={})
+        listed = {one.id: one.next_run_at for one in await corral.list_schedules(QUEUE)}
+        assert listed["ours"] == listed["theirs"]
 
     async def test_corral_changes_what_node_scheduled(self, corral: Corral, theirs: NodeQueue) -> None:
         template = {"name": QUEUE, "data": {"n": 1}, "opts": {}}
