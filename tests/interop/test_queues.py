@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from tests.interop.conftest import QUEUE, corral_worker
 from tests.interop.driver import NodeQueue
 from tests.interop.handlers import declare
 
-from corral import Corral
+from corral import Corral, JobState
 from corral.errors import JobNotFound
 from corral.queue.options import Deduplication, Retention
 
@@ -115,6 +116,57 @@ class TestDeduplication:
         await theirs.worker()
         await corral.wait_for_result(first, timeout=PATIENCE)
         assert await theirs.add({}, deduplication={"id": "key", "ttl": 60_000}) == first.id
+
+    @pytest.mark.parametrize("first", ["corral", "node"])
+    async def test_debounced(self, corral: Corral, theirs: NodeQueue, first: str) -> None:
+        """Each further job takes the delayed one's place, its data and its time, in whatever language."""
+        window = Deduplication("key", ttl=timedelta(minutes=1), extend=True, replace=True)
+
+        async def ours(n: int) -> str:
+            job = await corral.add_job(QUEUE, {"n": n}, delay=timedelta(minutes=1), deduplication=window)
+            return job.id
+
+        async def nodes(n: int) -> str:
+            options = {"id": "key", "ttl": 60_000, "extend": True, "replace": True}
+            return await theirs.add({"n": n}, delay=60_000, deduplication=options)
+
+        adders = [ours, nodes] if first == "corral" else [nodes, ours]
+        for n in range(1, 5):
+            added = await adders[n % 2](n)
+            (delayed,) = await corral.list_jobs(QUEUE, [JobState.DELAYED])
+            assert (delayed.id, delayed.data) == (added, {"n": n})
+            assert await theirs("deduplicationJob", deduplication="key") == added
+        counts = await theirs("counts")
+        assert (counts["delayed"], counts["waiting"]) == (1, 0)
+        # Once it has started, the window still holds: what is added then is dropped.
+        await corral.promote_job(QUEUE, added)
+        async with corral_worker(corral):
+            assert (await corral.wait_for_result((QUEUE, added), timeout=PATIENCE))["n"] == 4
+        assert await ours(5) == added
+        assert await nodes(6) == added
+
+    @pytest.mark.parametrize("worker", ["corral", "node"])
+    async def test_the_last_one_runs_after_the_active_one(self, corral: Corral, theirs: NodeQueue, worker: str) -> None:
+        keep = Deduplication("key", keep_last_if_active=True)
+        first = await corral.add_job(QUEUE, {"act": "sleep", "ms": 1500}, deduplication=keep)
+        await theirs("listen")
+        async with AsyncExitStack() as stack:
+            if worker == "corral":
+                await stack.enter_async_context(corral_worker(corral))
+            else:
+                await theirs.worker()
+            await theirs.event("active", first.id)
+            for n in range(3):
+                same = {"id": "key", "keepLastIfActive": True}
+                assert await theirs.add({"n": n}, deduplication=same) == first.id
+                again = await corral.add_job(QUEUE, {"n": 10 + n}, deduplication=keep)
+                assert again.id == first.id
+            await corral.wait_for_result(first, timeout=PATIENCE)
+            async with asyncio.timeout(20):
+                while len(done := await corral.list_jobs(QUEUE, [JobState.COMPLETED])) < 2:
+                    await asyncio.sleep(0.02)  # the condition is looked at again
+        assert [job.data for job in done if job.id != first.id] == [{"n": 12}]
+        assert (await corral.get_queue_stats(QUEUE)).total == 2
 
 
 class TestLimits:
