@@ -17,7 +17,7 @@ from corral.queue.events import EventReader, QueueEvent, ResultWaiter
 from corral.queue.flow import Flow, FlowJob, add_flow
 from corral.queue.job import JobState
 from corral.queue.observer import JobObserver
-from corral.queue.options import Backoff, BackoffStrategy, ChildFailure, Deduplication, JobOptions, Retention
+from corral.queue.options import Backoff, BackoffStrategy, Deduplication, JobOptions, Retention
 from corral.queue.queue import Queue, options_from
 from corral.queue.status import (
     Cancellation,
@@ -29,14 +29,13 @@ from corral.queue.status import (
     Schedule,
     WorkerInfo,
 )
-from corral.queue.worker import WorkerSettings
-from corral.queue.workers import Workers
-from corral.settings import Settings
 from corral.wire.address import StoreAddress, parse_redis_url
 from corral.wire.pipe import Connector, Outage, Pipe
 from corral.wire.scripts import load_commands
 
 if TYPE_CHECKING:
+    from corral.queue.workers import Workers
+    from corral.settings import Settings
     from corral.wire.connection import RedisClient
 
 H = TypeVar("H", bound=Handler)
@@ -62,7 +61,7 @@ class Corral:
         settings: Settings | None = None,
         job_types: Iterable[JobTypeSpec] | None = None,
     ) -> None:
-        self.settings = settings or Settings()
+        self.settings = settings or _settings_of_the_environment()
         self.prefix = prefix or self.settings.prefix
         configured = self.settings.redis_url
         self._url = redis_url or (configured.get_secret_value() if configured is not None else None)
@@ -664,6 +663,10 @@ class Corral:
 
             await check_server(self.redis, await self._address())
             self._checked = True
+        # Whoever only adds jobs does not pay for importing what runs them.
+        from corral.queue.worker import WorkerSettings  # noqa: PLC0415
+        from corral.queue.workers import Workers  # noqa: PLC0415
+
         settings = self.settings
         workers = Workers(
             queues,
@@ -713,6 +716,13 @@ class Corral:
         return spec
 
 
+def _settings_of_the_environment() -> Settings:
+    # Pydantic builds its machinery with the first model: not by an import alone.
+    from corral.settings import Settings  # noqa: PLC0415
+
+    return Settings()
+
+
 def default_options(settings: Settings) -> JobOptions:
     """The options of a job whose type and producer say nothing."""
     return JobOptions(
@@ -721,19 +731,3 @@ def default_options(settings: Settings) -> JobOptions:
         keep_completed=Retention(age=settings.keep_completed),
         keep_failed=Retention(age=settings.keep_failed),
     )
-
-
-__all__ = [
-    "Backoff",
-    "Cancellation",
-    "ChildFailure",
-    "Corral",
-    "Deduplication",
-    "Flow",
-    "FlowJob",
-    "JobOptions",
-    "QueueEvent",
-    "Retention",
-    "Workers",
-    "default_options",
-]

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 from corral import pipeline
 from corral.client import Corral
 from corral.queue.status import Cancellation, JobStatus, QueuedJob, QueueStats
-from corral.queue.workers import Workers
 
 if TYPE_CHECKING:
+    from corral.queue.workers import Workers
     from corral.wire.connection import RedisClient
 
 _made: tuple[int, Corral] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -149,3 +150,70 @@ class TestCorralAdds:
         (middle,) = result["children"].values()
         (leaf,) = middle["children"].values()
         assert (middle["by"], leaf) == ("corral", {"by": "node", "n": 7})
+
+
+#: What Node calls each policy.
+POLICIES = {
+    ChildFailure.WAIT: {},
+    ChildFailure.FAIL_PARENT: {"failParentOnFailure": True},
+    ChildFailure.CONTINUE_PARENT: {"continueParentOnFailure": True},
+    ChildFailure.IGNORE: {"ignoreDependencyOnFailure": True},
+    ChildFailure.REMOVE: {"removeDependencyOnFailure": True},
+}
+
+
+class TestFailurePolicies:
+    """Of two children one fails; the other waits until it is seen what that did to the parent."""
+
+    @pytest.fixture(params=["corral", "node"])
+    def producer(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    async def _add(self, corral: Corral, theirs: NodeQueue, policy: ChildFailure, producer: str) -> list[str]:
+        """The parent's id, the failing child's, and the late one's."""
+        failing, late = {"act": "fail", "message": "bad"}, {"n": 1}
+        if producer == "node":
+            tree: list[dict[str, Any]] = [
+                {"data": failing, "opts": POLICIES[policy]},
+                {"data": late, "opts": {"delay": 60_000}},
+            ]
+            added = await theirs("addFlow", flow=_node_flow(tree))
+            return [added["id"], *(child["id"] for child in added["children"])]
+        first = Flow(job_type=QUEUE, data=failing, options={"attempts": 1, "on_failure": policy})
+        second = Flow(job_type=QUEUE, data=late, options={"delay": timedelta(minutes=1)})
+        options = {"attempts": 1}
+        flow = await corral.add_flow(
+            Flow(job_type=PARENT, data={"act": "children"}, children=(first, second), options=options)
+        )
+        return [flow.job.id, *(child.job.id for child in flow.children)]
+
+    @pytest.mark.parametrize("worker", ["corral", "node"])
+    @pytest.mark.parametrize("policy", list(ChildFailure))
+    async def test_what_a_failed_child_does_to_its_parent(  # noqa: PLR0917 - fixtures, all named
+        self, corral: Corral, theirs: NodeQueue, album: NodeQueue, policy: ChildFailure, worker: str, producer: str
+    ) -> None:
+        parent, *children = await self._add(corral, theirs, policy, producer)
+        async with AsyncExitStack() as stack:
+            if worker == "corral":
+                await stack.enter_async_context(corral_worker(corral, QUEUE, PARENT))
+            else:
+                await theirs.worker()
+                await album.worker()
+            assert "bad" in (await theirs.result(children[0]))["error"]
+            if policy is ChildFailure.FAIL_PARENT:
+                assert "failed" in (await album.result(parent))["error"]
+                return
+            if policy is ChildFailure.CONTINUE_PARENT:
+                # It started, with the other child still to come: so it can't be completed, in either language.
+                error = (await album.result(parent))["error"]
+                assert "pending dependencies" in error or "children that have not ended" in error
+                return
+            assert (await album.job(parent))["state"] == "waiting-children"
+            await corral.promote_job(QUEUE, children[1])
+            assert (await theirs.result(children[1]))["value"]["n"] == 1
+            if policy is ChildFailure.WAIT:
+                assert (await album.job(parent))["state"] == "waiting-children"
+                await corral.remove_job(QUEUE, children[0])
+            value = (await album.result(parent))["value"]
+            assert [child["n"] for child in value["children"].values()] == [1]
+            assert len(value["ignored"]) == (1 if policy is ChildFailure.IGNORE else 0)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from datetime import timedelta
+from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
 
 import pytest
 from tests.interop.conftest import QUEUE, corral_worker
 from tests.interop.driver import NodeQueue
 from tests.interop.handlers import declare
 
-from corral import Corral
+from corral import Corral, JobState
 from corral.errors import JobNotFound
 from corral.queue.options import Deduplication, Retention
 
@@ -58,6 +59,30 @@ class TestSchedulers:
         assert listed["ours"].next_run_at == listed["theirs"].next_run_at
         assert (listed["theirs"].cron, listed["theirs"].time_zone) == (repeat["pattern"], repeat["tz"])
 
+    @pytest.mark.parametrize(
+        ("cron", "zone", "start"),
+        [
+            ("30 7 * * *", "Europe/Berlin", "2031-03-29T12:00+01:00"),
+            ("30 7 * * *", "Europe/Berlin", "2031-10-25T12:00+02:00"),
+            ("30 2 * * *", "Europe/Berlin", "2031-03-29T12:00+01:00"),
+            ("30 2 * * *", "Europe/Berlin", "2031-10-26T02:40+02:00"),
+            ("30 2 * * *", "America/New_York", "2031-11-01T12:00-04:00"),
+            ("*/30 * * * *", "Europe/Berlin", "2031-10-26T02:30+02:00"),
+            ("0 */2 * * *", "Europe/Berlin", "2031-03-30T01:00+01:00"),
+            ("59 23 31 12 *", "America/Santiago", "2031-07-01T00:00-04:00"),
+            ("0 0 * * 5L", "Europe/Berlin", "2031-03-08T12:00+01:00"),
+        ],
+    )
+    async def test_both_read_it_alike_where_the_clocks_are_changed(
+        self, corral: Corral, theirs: NodeQueue, cron: str, zone: str, start: str
+    ) -> None:
+        at = datetime.fromisoformat(start)
+        repeat = {"pattern": cron, "tz": zone, "startDate": round(at.timestamp() * 1000)}
+        await theirs("upsertScheduler", scheduler="theirs", repeat=repeat, template={"name": QUEUE, "data": {}})
+        await corral.add_schedule(QUEUE, "ours", cron=cron, time_zone=zone, start_at=at, data={})
+        listed = {one.id: one.next_run_at for one in await corral.list_schedules(QUEUE)}
+        assert listed["ours"] == listed["theirs"]
+
     async def test_corral_changes_what_node_scheduled(self, corral: Corral, theirs: NodeQueue) -> None:
         template = {"name": QUEUE, "data": {"n": 1}, "opts": {}}
         await theirs("upsertScheduler", scheduler="tick", repeat={"every": 60_000}, template=template)
@@ -91,6 +116,57 @@ class TestDeduplication:
         await theirs.worker()
         await corral.wait_for_result(first, timeout=PATIENCE)
         assert await theirs.add({}, deduplication={"id": "key", "ttl": 60_000}) == first.id
+
+    @pytest.mark.parametrize("first", ["corral", "node"])
+    async def test_debounced(self, corral: Corral, theirs: NodeQueue, first: str) -> None:
+        """Each further job takes the delayed one's place, its data and its time, in whatever language."""
+        window = Deduplication("key", ttl=timedelta(minutes=1), extend=True, replace=True)
+
+        async def ours(n: int) -> str:
+            job = await corral.add_job(QUEUE, {"n": n}, delay=timedelta(minutes=1), deduplication=window)
+            return job.id
+
+        async def nodes(n: int) -> str:
+            options = {"id": "key", "ttl": 60_000, "extend": True, "replace": True}
+            return await theirs.add({"n": n}, delay=60_000, deduplication=options)
+
+        adders = [ours, nodes] if first == "corral" else [nodes, ours]
+        for n in range(1, 5):
+            added = await adders[n % 2](n)
+            (delayed,) = await corral.list_jobs(QUEUE, [JobState.DELAYED])
+            assert (delayed.id, delayed.data) == (added, {"n": n})
+            assert await theirs("deduplicationJob", deduplication="key") == added
+        counts = await theirs("counts")
+        assert (counts["delayed"], counts["waiting"]) == (1, 0)
+        # Once it has started, the window still holds: what is added then is dropped.
+        await corral.promote_job(QUEUE, added)
+        async with corral_worker(corral):
+            assert (await corral.wait_for_result((QUEUE, added), timeout=PATIENCE))["n"] == 4
+        assert await ours(5) == added
+        assert await nodes(6) == added
+
+    @pytest.mark.parametrize("worker", ["corral", "node"])
+    async def test_the_last_one_runs_after_the_active_one(self, corral: Corral, theirs: NodeQueue, worker: str) -> None:
+        keep = Deduplication("key", keep_last_if_active=True)
+        first = await corral.add_job(QUEUE, {"act": "sleep", "ms": 1500}, deduplication=keep)
+        await theirs("listen")
+        async with AsyncExitStack() as stack:
+            if worker == "corral":
+                await stack.enter_async_context(corral_worker(corral))
+            else:
+                await theirs.worker()
+            await theirs.event("active", first.id)
+            for n in range(3):
+                same = {"id": "key", "keepLastIfActive": True}
+                assert await theirs.add({"n": n}, deduplication=same) == first.id
+                again = await corral.add_job(QUEUE, {"n": 10 + n}, deduplication=keep)
+                assert again.id == first.id
+            await corral.wait_for_result(first, timeout=PATIENCE)
+            async with asyncio.timeout(20):
+                while len(done := await corral.list_jobs(QUEUE, [JobState.COMPLETED])) < 2:
+                    await asyncio.sleep(0.02)  # the condition is looked at again
+        assert [job.data for job in done if job.id != first.id] == [{"n": 12}]
+        assert (await corral.get_queue_stats(QUEUE)).total == 2
 
 
 class TestLimits:

@@ -35,10 +35,22 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         corral.add_jbo  # noqa: B018 - that it fails is the point
 
 
-def test_importing_the_object_loads_nothing_heavy() -> None:
-    program = (
-        "import sys; from corral import Corral, Job, JobType, add_job; Corral();"
-        f"print([name for name in {HEAVY!r} if name in sys.modules])"
-    )
-    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+#: What costs more than all of Corral's own modules: not paid before a Corral is made, or workers are started.
+LATER = ("corral.settings", "multiprocessing", "pydantic_settings")
+
+#: What only a few commands of the command line need.
+FEW_COMMANDS = ("corral.wire.connection", "markdown_it", "opentelemetry", "pygments", "redis", "uvicorn")
+
+
+@pytest.mark.parametrize(
+    ("program", "unwanted"),
+    [
+        ("from corral import Corral, add_job", (*HEAVY, *LATER)),
+        ("from corral import Corral, Job, JobType, add_job; Corral()", (*HEAVY, "multiprocessing")),
+        ("import corral.interfaces.cli.app", FEW_COMMANDS),
+    ],
+)
+def test_importing_loads_nothing_before_it_is_needed(program: str, unwanted: tuple[str, ...]) -> None:
+    shown = f"import sys; {program}; print([name for name in {unwanted!r} if name in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", shown], check=True, capture_output=True, text=True).stdout
     assert printed.strip() == "[]"

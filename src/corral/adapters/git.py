@@ -22,7 +22,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -131,13 +131,8 @@ class GitRemote:
             GitFailed: ``unsupported_address``.
         """
         if self.transport is None:
-            raise GitFailed(
-                f"expected a repository as https://… or an absolute path, got {masked_url(self.url)!r}",
-                service="git",
-                operation="address",
-                retryable=False,
-                reason="unsupported_address",
-            )
+            told = f"expected a repository as https://… or an absolute path, got {masked_url(self.url)!r}"
+            raise _failed(told, "address", "unsupported_address")
 
     @property
     def transport(self) -> str | None:
@@ -183,13 +178,7 @@ def check_revision(revision: str) -> str:
         GitFailed: ``invalid_revision``.
     """
     if not revision or _NEVER.search(revision):
-        raise GitFailed(
-            f"expected a commit or a ref, got {revision!r}",
-            service="git",
-            operation="resolve",
-            retryable=False,
-            reason="invalid_revision",
-        )
+        raise _failed(f"expected a commit or a ref, got {revision!r}", "resolve", "invalid_revision")
     return revision
 
 
@@ -248,73 +237,69 @@ class Git:
             GitFailed: With a ``reason``: see :func:`failure`.
         """
         operation = args[0]
+        span, limit = timeout or self._timeout, max_output_bytes or self._max_output_bytes
         settings = {**_FIXED_CONFIG, **(config or {})}
-        pipe: int | None = None
-        fds = list(keep_open)
-        if remote is not None:
-            settings[f"protocol.{remote.transport}.allow"] = "always"
-            if remote.credential is not None:
-                pipe = _offer(remote.credential)
-                fds.append(pipe)
-                settings[f"credential.{remote.url}.helper"] = f'!f() {{ test "$1" = get && cat /dev/fd/{pipe}; }}; f'
-                settings["credential.useHttpPath"] = "true"
+        with _let_in(remote, settings) as pipes:
+            process = await self._start(
+                self._command(args, git_dir, work_tree),
+                operation=operation,
+                folder=work_tree or git_dir,
+                environment=_environment(settings, env, index),
+                takes_input=stdin is not None,
+                keep_open=(*keep_open, *pipes),
+            )
+        try:
+            async with asyncio.timeout(span.total_seconds()):
+                output = await _communicate(process, stdin, limit)
+        except TimeoutError:
+            told = f"git {operation} did not end within {span.total_seconds():g} s"
+            raise _failed(told, operation, "timed_out", retryable=True) from None
+        finally:
+            await _end(process)
+        if output is None:
+            raise _failed(f"git {operation} printed more than {limit} bytes", operation, "output_too_large")
+        if output.code not in ok:
+            raise failure(operation, output, remote)
+        return output
+
+    def _command(self, args: Sequence[str], git_dir: Path | None, work_tree: Path | None) -> list[str]:
         command = [self._program]
         if git_dir is not None:
             command.append(f"--git-dir={git_dir}")
         if work_tree is not None:
             command.append(f"--work-tree={work_tree}")
-        command += args
-        environment = _environment(settings, env, index)
-        limit = max_output_bytes or self._max_output_bytes
-        span = timeout or self._timeout
+        return [*command, *args]
+
+    async def _start(
+        self,
+        command: Sequence[str],
+        *,
+        operation: str,
+        folder: Path | None,
+        environment: Mapping[str, str],
+        takes_input: bool,
+        keep_open: Sequence[int],
+    ) -> asyncio.subprocess.Process:
         try:
-            process = await _whole(
+            return await _whole(
                 asyncio.create_subprocess_exec(
                     *command,
-                    stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
+                    stdin=asyncio.subprocess.PIPE if takes_input else asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.PIPE,
                     env=environment,
-                    cwd=work_tree or git_dir or "/",
-                    pass_fds=fds,
+                    cwd=folder or "/",
+                    pass_fds=keep_open,
                     start_new_session=True,
                 )
             )
         except FileNotFoundError as error:
-            raise GitFailed(
-                f"expected git 2.38 or newer as {self._program!r}, or a folder {str(work_tree or git_dir)!r}",
-                service="git",
-                operation=operation,
-                retryable=False,
-                reason="git_missing",
-            ) from error
-        finally:
-            if pipe is not None:
-                os.close(pipe)
-        try:
-            async with asyncio.timeout(span.total_seconds()):
-                output = await _communicate(process, stdin, limit)
-        except TimeoutError:
-            raise GitFailed(
-                f"git {operation} did not end within {span.total_seconds():g} s",
-                service="git",
-                operation=operation,
-                retryable=True,
-                reason="timed_out",
-            ) from None
-        finally:
-            await _end(process)
-        if output is None:
-            raise GitFailed(
-                f"git {operation} printed more than {limit} bytes",
-                service="git",
-                operation=operation,
-                retryable=False,
-                reason="output_too_large",
-            )
-        if output.code not in ok:
-            raise failure(operation, output, remote)
-        return output
+            told = f"expected git 2.38 or newer as {self._program!r}, or a folder {str(folder)!r}"
+            raise _failed(told, operation, "git_missing") from error
+
+
+def _failed(told: str, operation: str, reason: str, *, retryable: bool = False) -> GitFailed:
+    return GitFailed(told, service="git", operation=operation, retryable=retryable, reason=reason)
 
 
 def transport_options(remote: GitRemote, program: str) -> list[str]:
@@ -340,16 +325,38 @@ def _environment(settings: Mapping[str, str], env: Mapping[str, str] | None, ind
     return environment
 
 
+@contextlib.contextmanager
+def _let_in(remote: GitRemote | None, settings: dict[str, str]) -> Iterator[tuple[int, ...]]:
+    """Allow a remote's transport, and offer its credential to one process that is started inside.
+
+    Args:
+        remote: Where to; None allows nothing.
+        settings: The process's configuration; gets what is needed.
+
+    Yields:
+        Descriptors that the process must inherit.
+    """
+    if remote is None:
+        yield ()
+        return
+    settings[f"protocol.{remote.transport}.allow"] = "always"
+    if remote.credential is None:
+        yield ()
+        return
+    pipe = _offer(remote.credential)
+    settings[f"credential.{remote.url}.helper"] = f'!f() {{ test "$1" = get && cat /dev/fd/{pipe}; }}; f'
+    settings["credential.useHttpPath"] = "true"
+    try:
+        yield (pipe,)
+    finally:
+        os.close(pipe)
+
+
 def _offer(credential: GitCredential) -> int:
     """The reading end of a pipe that holds the credential in git's own format."""
     if any(character in credential.username + credential.secret for character in "\n\0"):
-        raise GitFailed(
-            "the forge's token holds a line break; give it without one",
-            service="git",
-            operation="authenticate",
-            retryable=False,
-            reason="credential_invalid",
-        )
+        told = "the forge's token holds a line break; give it without one"
+        raise _failed(told, "authenticate", "credential_invalid")
     reader, writer = os.pipe()
     try:
         os.write(writer, f"username={credential.username}\npassword={credential.secret}\n".encode())

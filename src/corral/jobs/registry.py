@@ -11,17 +11,10 @@ from collections.abc import Awaitable, Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from corral.jobs.code_generation.payload import CodeGeneration
-from corral.jobs.code_generation.result import CodeGenerationResult
-from corral.jobs.codebase_indexing.payload import CodebaseIndexing, IndexingResult
 from corral.jobs.job_type import JobType
-from corral.jobs.pr_creation.payload import PrCreation, PrResult
-from corral.jobs.test_execution.payload import TestExecution
-from corral.jobs.test_execution.report import TestReport
 from corral.queue.definition import JobTypeSpec, RateLimit
 from corral.queue.job import Job
 from corral.queue.options import JobOptions
-from corral.settings import Settings
 
 if TYPE_CHECKING:
     from corral.adapters.embedder.port import Embedder
@@ -33,6 +26,7 @@ if TYPE_CHECKING:
     from corral.jobs.codebase_indexing.search import CodeSearch
     from corral.jobs.test_execution.runner import TestRunner
     from corral.projects import ProjectStore
+    from corral.settings import Settings
     from corral.wire.connection import RedisClient
 
 AnyHandler = Callable[[Job[Any]], Awaitable[Any]]
@@ -240,6 +234,13 @@ def builtin_job_types(parts: Parts, defaults: JobOptions) -> tuple[JobTypeSpec, 
         parts: Their handlers' parts.
         defaults: Options of their jobs.
     """
+    from corral.jobs.code_generation.payload import CodeGeneration  # noqa: PLC0415 - their models are built when a Corral is made
+    from corral.jobs.code_generation.result import CodeGenerationResult  # noqa: PLC0415
+    from corral.jobs.codebase_indexing.payload import CodebaseIndexing, IndexingResult  # noqa: PLC0415
+    from corral.jobs.pr_creation.payload import PrCreation, PrResult  # noqa: PLC0415
+    from corral.jobs.test_execution.payload import TestExecution  # noqa: PLC0415
+    from corral.jobs.test_execution.report import TestReport  # noqa: PLC0415
+
     settings = parts.settings
     limit = (
         RateLimit(max_jobs=settings.rate_limit_max, duration=settings.rate_limit_duration)

@@ -20,6 +20,7 @@ logger = logging.getLogger("corral.queue")
 
 _BLOCK_MS = 30_000
 _BATCH = 1_000
+_PAUSE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class EventReader:
     """Reads one queue's events, on a connection of its own that exists while somebody reads."""
 
     def __init__(self, queue: Queue, connector: Connector) -> None:
-        self._queue = queue
+        self._key = queue.keys.events
         self._connector = connector
 
     async def follow(self, after: str | None = None) -> AsyncGenerator[QueueEvent, None]:
@@ -62,31 +63,58 @@ class EventReader:
         Args:
             after: A stream id; None begins with what happens next. What was trimmed meanwhile (BullMQ keeps about
                 10,000 events a queue) is gone.
+
+        Raises:
+            StoreUnavailable: Redis can't be reached at the beginning.
+            StoreError: It refuses to be asked.
         """
         pipe = Pipe(self._connector, answer_timeout=None)
         await pipe.open()
         try:
-            last = after or await self.last_id(pipe)
-            while True:
-                try:
-                    reply = await pipe.send(
-                        pack("XREAD", "COUNT", _BATCH, "BLOCK", _BLOCK_MS, "STREAMS", self._queue.keys.events, last)
-                    )
-                except StoreUnavailable:
-                    await pipe.wait_connected()
-                    continue
-                if isinstance(reply, ReplyError):
-                    raise reply_failure(reply)
-                for event in _read(reply[0][1]) if reply else ():
-                    last = event.id
+            async for events in self.batches(pipe, after or await self.last_id(pipe)):
+                for event in events:
                     yield event
         finally:
             await pipe.close()
 
     async def last_id(self, pipe: Pipe) -> str:
         """Where the stream ends now; ``0-0`` when it is empty."""
-        newest = await pipe.execute("XREVRANGE", self._queue.keys.events, "+", "-", "COUNT", 1)
+        newest = await pipe.execute("XREVRANGE", self._key, "+", "-", "COUNT", 1)
         return str(newest[0][0]) if newest else "0-0"
+
+    async def batches(self, pipe: Pipe, last: str) -> AsyncGenerator[list[QueueEvent], None]:
+        """Yield what is added to the stream after an id; an empty list after half a minute of nothing.
+
+        Args:
+            pipe: Without a time-out for answers; used for nothing else.
+            last: A stream id.
+
+        Raises:
+            StoreError: Redis refuses to be asked, and waiting won't help.
+        """
+        while True:
+            try:
+                reply = await pipe.send(pack("XREAD", "COUNT", _BATCH, "BLOCK", _BLOCK_MS, "STREAMS", self._key, last))
+            except StoreUnavailable:
+                await pipe.wait_connected()
+                continue
+            if isinstance(reply, ReplyError):
+                await _sit_out(pipe, reply)
+                continue
+            events = _read(reply[0][1]) if reply else []
+            last = events[-1].id if events else last
+            yield events
+
+
+async def _sit_out(pipe: Pipe, refusal: ReplyError) -> None:
+    """Wait a moment when a refusal is a passing one, as in a failover; raise what it means when it is not."""
+    failure = reply_failure(refusal)
+    if not isinstance(failure, StoreUnavailable) and not str(refusal).startswith("UNBLOCKED"):
+        raise failure
+    logger.debug("%s", failure)
+    if str(refusal).startswith("MOVED"):
+        pipe.drop()  # somebody else has the stream now: ask again who
+    await asyncio.sleep(_PAUSE_S)
 
 
 class ResultWaiter:
@@ -110,13 +138,15 @@ class ResultWaiter:
         future = self._expect(job_id)
         try:
             async with asyncio.timeout(timeout.total_seconds() if timeout is not None else None):
-                await self._start()
-                event: QueueEvent | None = None
                 while True:
-                    ended, value = self._told(event) if event is not None else await self._outcome(job_id)
+                    # Each time: the reader ends with the last who waits, and just now that may have been another.
+                    await self._start()
+                    ended, value = await self._outcome(job_id)
                     if ended:
                         return value
                     event = await future
+                    if event is not None:
+                        return self._told(event)
                     future = self._expect(job_id)
         except TimeoutError:
             raise ResultTimedOut(
@@ -144,18 +174,20 @@ class ResultWaiter:
 
     async def close(self) -> None:
         """End the reader; whoever waits gets a StoreUnavailable."""
-        for futures in self._waiting.values():
-            for future in futures:
-                if not future.done():
-                    future.set_exception(StoreUnavailable("The connection was closed while a result was awaited."))
+        self._fail_all(StoreUnavailable("The connection was closed while a result was awaited."))
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
 
     async def _start(self) -> None:
+        """Return when the stream is being read."""
+        if self._reader is not None and not self._reader.done() and self._reading.is_set():
+            return
         if self._reader is None or self._reader.done():
             self._reading.clear()
             self._reader = asyncio.get_running_loop().create_task(self._read(), name="corral-results")
+            # Whoever waits is told of its failure in another way.
+            self._reader.add_done_callback(lambda reader: reader.cancelled() or reader.exception())
         reading = asyncio.ensure_future(self._reading.wait())
         await asyncio.wait({reading, self._reader}, return_when=asyncio.FIRST_COMPLETED)
         reading.cancel()
@@ -171,25 +203,15 @@ class ResultWaiter:
         try:
             last = await reader.last_id(pipe)
             self._reading.set()
-            while True:
-                try:
-                    reply = await pipe.send(
-                        pack("XREAD", "COUNT", _BATCH, "BLOCK", _BLOCK_MS, "STREAMS", self._queue.keys.events, last)
-                    )
-                except StoreUnavailable:
-                    await pipe.wait_connected()
-                    continue
-                if isinstance(reply, ReplyError):
-                    logger.error("%s: results can't be awaited: %s", self._queue.spec.name, reply)
-                    await asyncio.sleep(1)
-                    continue
-                if not reply:
+            async for events in reader.batches(pipe, last):
+                if not events:
                     self._wake_all()
-                    continue
-                for event in _read(reply[0][1]):
-                    last = event.id
+                for event in events:
                     if event.job_id is not None and event.name in {"completed", "failed", "removed"}:
                         self._wake(event.job_id, event)
+        except Exception as error:
+            self._fail_all(error)
+            raise
         finally:
             await pipe.close()
 
@@ -203,10 +225,16 @@ class ResultWaiter:
         for job_id in list(self._waiting):
             self._wake(job_id, None)
 
-    def _told(self, event: QueueEvent) -> tuple[bool, Any]:
+    def _fail_all(self, error: Exception) -> None:
+        for futures in self._waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+
+    def _told(self, event: QueueEvent) -> Any:
         """What an event says of a job: it holds the result, so that a job that is kept no longer has one too."""
         if event.name == "completed":
-            return True, self._queue.spec.decode_result(event.fields.get("returnvalue"))
+            return self._queue.spec.decode_result(event.fields.get("returnvalue"))
         if event.name == "failed":
             raise self._failure(event.job_id or "", event.fields.get("failedReason", ""))
         raise JobCancelled(
@@ -220,6 +248,20 @@ class ResultWaiter:
         return kind(f"Job {job_id!r} of {self._queue.spec.name!r} failed: {reason}", job_id=job_id, reason=reason)
 
     async def _outcome(self, job_id: str) -> tuple[bool, Any]:
+        """Whether the job has ended, and its result; asked again when the connection breaks before the answer.
+
+        Raises:
+            StoreUnavailable: Redis did not come back for a while.
+        """
+        while True:
+            await self._queue.ready()
+            try:
+                return await self._ask(job_id)
+            except StoreUnavailable as error:
+                logger.debug("%s", error)
+                await asyncio.sleep(_PAUSE_S)
+
+    async def _ask(self, job_id: str) -> tuple[bool, Any]:
         """Whether the job has ended, and its result.
 
         Wire:
@@ -227,7 +269,6 @@ class ResultWaiter:
             [2, reason] or [-1, text].
         """
         k = self._queue.keys
-        await self._queue.ready()
         reply = await self._queue.scripts.run("isFinished", (k.completed, k.failed, k.job(job_id)), (job_id, "1"))
         code, value = int(reply[0]), (reply[1] if len(reply) > 1 else None)
         if code == 0:
@@ -238,7 +279,7 @@ class ResultWaiter:
             # A job that isn't kept is gone with its end; its event is still there for a while.
             event = await self._ending_event(job_id)
             if event is not None:
-                return self._told(event)
+                return True, self._told(event)
             raise JobNotFound(
                 f"Queue {self._queue.spec.name!r} has no job {job_id!r}: it never had one, or it was removed or kept "
                 "no longer."

@@ -134,5 +134,9 @@ class ThreadJob(Job[P]):
         """As ``children_results``, from a thread."""
         return self._wait(self._reporter.children_results())
 
+    def children_failures_now(self) -> dict[str, str]:
+        """As ``children_failures``, from a thread."""
+        return self._wait(self._reporter.children_failures())
+
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

@@ -122,7 +122,8 @@ class ChildFailure(StrEnum):
     FAIL_PARENT = "fail_parent"
     """The parent fails too."""
     CONTINUE_PARENT = "continue_parent"
-    """The parent starts at once, without waiting for the other children."""
+    """The parent starts at once, without waiting for the other children. As in BullMQ it can't be completed before they
+    have ended: an attempt that is done sooner fails, and is retried as its options say."""
     IGNORE = "ignore"
     """The child counts as ended; the parent sees its reason in ``children_failures``."""
     REMOVE = "remove"

@@ -6,13 +6,14 @@ one is always in Redis, and no process has to stay alive for it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from corral.errors import JobNotFound, PayloadInvalid, StoreError
+from corral.errors import JobNotFound, PayloadInvalid, StoreError, StoreUnavailable
+from corral.queue.cron import next_cron_ms
 from corral.queue.options import JobOptions
 from corral.queue.queue import Queue
 from corral.queue.status import Schedule
@@ -21,31 +22,8 @@ from corral.wire.scripts import check_code, expect_list, now_ms
 
 logger = logging.getLogger("corral.queue")
 
-
-def next_cron_ms(cron: str, time_zone: str | None, after_ms: int) -> int:
-    """When a cron expression is due next.
-
-    Args:
-        cron: Five fields, or six with seconds first, as BullMQ's ``cron-parser`` reads it.
-        time_zone: IANA name; None is UTC.
-        after_ms: Milliseconds since 1970.
-
-    Raises:
-        PayloadInvalid: Not such an expression, or not such a zone.
-    """
-    from croniter import croniter  # noqa: PLC0415 - for the few who use cron: it takes a tenth of a second
-    from croniter.croniter import CroniterError  # noqa: PLC0415
-
-    try:
-        zone = ZoneInfo(time_zone) if time_zone else UTC
-    except (ZoneInfoNotFoundError, ValueError) as error:
-        raise PayloadInvalid(f"time_zone: expected an IANA name such as 'Europe/Berlin', got {time_zone!r}.") from error
-    try:
-        times = croniter(cron, datetime.fromtimestamp(after_ms / 1000, tz=zone), second_at_beginning=True)
-        due: datetime = times.get_next(datetime)
-    except (CroniterError, ValueError) as error:
-        raise PayloadInvalid(f"cron: {cron!r} is no cron expression of five or six fields: {error}.") from error
-    return round(due.timestamp() * 1000)
+#: Before the next try, when Redis was away or is not ready yet.
+_AGAIN_S = 0.1
 
 
 async def add_schedule(
@@ -119,51 +97,62 @@ async def add_schedule(
 async def schedule_next(queue: Queue, record: JobRecord) -> None:
     """Have a schedule make the successor of a job that was just claimed.
 
-    A fault of Redis is logged, not raised: the claimed job itself can run. The schedule is then resumed by adding it
-    anew.
+    While Redis is away it waits, since a successor that is never made would be the schedule's end. What can't be mended
+    by waiting is logged, not raised: the claimed job itself can run. The schedule is then resumed by adding it anew.
+
+    Safe to repeat: the script makes a successor of the newest job only.
+    """
+    while True:
+        try:
+            return await _make_next(queue, record, record.scheduler_id or "")
+        except StoreUnavailable:
+            await asyncio.sleep(_AGAIN_S)
+            await queue.scripts.pipe.wait_connected()
+        except (StoreError, PayloadInvalid, ValueError) as error:
+            logger.error("%s: schedule %s made no next job: %s", queue.spec.name, record.scheduler_id, error)
+            return None
+
+
+async def _make_next(queue: Queue, record: JobRecord, schedule_id: str) -> None:
+    """Make the successor, unless the schedule is gone or at its end.
 
     Wire:
         updateJobScheduler; KEYS as addJobScheduler's with the producer's key; ARGV next ms, id, data, options, now,
         prefix, producer's id; replies the next job's id, or nothing.
     """
-    schedule_id = record.scheduler_id or ""
     k = queue.keys
-    try:
-        stored = await queue.scripts.pipe.execute("HGETALL", f"{k.repeat}:{schedule_id}")
-        schedule = fields(stored)
-        now = now_ms()
-        repeat = dict(record.options.get("repeat") or {})
-        count = int(repeat.get("count") or 0) + 1
-        limit, end_ms = schedule.get("limit"), schedule.get("endDate")
-        if not schedule or (limit and count > int(limit)) or (end_ms and now > int(float(end_ms))):
-            return
-        pattern = schedule.get("pattern")
-        previous = record.options.get("prevMillis")
-        after = max(now, int(previous)) if isinstance(previous, int | float) else now
-        due_ms = next_cron_ms(pattern, schedule.get("tz"), after) if pattern else now
-        template = {
-            name: value
-            for name, value in record.options.items()
-            if name not in {"repeat", "jobId", "delay", "timestamp", "prevMillis", "repeatJobKey"}
-        }
-        await queue.scripts.run(
-            "updateJobScheduler",
-            (
-                k.repeat, k.delayed, k.wait, k.paused, k.meta, k.prioritized, k.marker, k.id, k.events, k.pc,
-                k.job(record.id), k.active,
-            ),
-            (
-                due_ms,
-                schedule_id,
-                schedule.get("data") or record.data,
-                encode_options(_job_options(template, repeat, schedule_id, due_ms, count=count, now=now)),
-                now,
-                k.base,
-                record.id,
-            ),
-        )  # fmt: skip
-    except (StoreError, PayloadInvalid, ValueError) as error:
-        logger.error("%s: schedule %s made no next job: %s", queue.spec.name, schedule_id, error)
+    schedule = fields(await queue.scripts.pipe.execute("HGETALL", f"{k.repeat}:{schedule_id}"))
+    now = now_ms()
+    repeat = dict(record.options.get("repeat") or {})
+    count = int(repeat.get("count") or 0) + 1
+    limit, end_ms = schedule.get("limit"), schedule.get("endDate")
+    if not schedule or (limit and count > int(limit)) or (end_ms and now > int(float(end_ms))):
+        return
+    pattern = schedule.get("pattern")
+    previous = record.options.get("prevMillis")
+    after = max(now, int(previous)) if isinstance(previous, int | float) else now
+    due_ms = next_cron_ms(pattern, schedule.get("tz"), after) if pattern else now
+    template = {
+        name: value
+        for name, value in record.options.items()
+        if name not in {"repeat", "jobId", "delay", "timestamp", "prevMillis", "repeatJobKey"}
+    }
+    await queue.scripts.run(
+        "updateJobScheduler",
+        (
+            k.repeat, k.delayed, k.wait, k.paused, k.meta, k.prioritized, k.marker, k.id, k.events, k.pc,
+            k.job(record.id), k.active,
+        ),
+        (
+            due_ms,
+            schedule_id,
+            schedule.get("data") or record.data,
+            encode_options(_job_options(template, repeat, schedule_id, due_ms, count=count, now=now)),
+            now,
+            k.base,
+            record.id,
+        ),
+    )  # fmt: skip
 
 
 async def list_schedules(queue: Queue, *, limit: int = 1_000) -> list[Schedule]:

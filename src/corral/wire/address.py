@@ -30,6 +30,8 @@ _FORMS = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
 _CERTIFICATE_CHECKS = ("required", "optional", "none")
 _TLS_OPTIONS = frozenset({"ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 _SENTINEL_OPTIONS = frozenset({"sentinel_username", "sentinel_password"})
+_HARMLESS_OPTIONS = _TLS_OPTIONS | {"db", "sentinel_username"}
+_OPTION = re.compile(r"([?&]([^=&#]*)=)[^&#]*")
 
 
 class StoreMode(StrEnum):
@@ -251,8 +253,12 @@ def is_true(value: str) -> bool:
 
 
 def mask_url(text: str) -> str:
-    """The address without its secrets, even when it is malformed: all between ``:`` and the last ``@`` goes."""
-    text = re.sub(r"(sentinel_password=)[^&#]*", r"\1***", text)
+    """The address without its secrets, even when it is malformed.
+
+    All between ``:`` and the last ``@`` goes, and the value of every option that is not known to be harmless: other
+    clients take ``?password=``.
+    """
+    text = _OPTION.sub(lambda found: found[0] if found[2] in _HARMLESS_OPTIONS else f"{found[1]}***", text)
     scheme, found, rest = text.partition("://")
     credentials, at, tail = (rest if found else text).rpartition("@")
     if not at:

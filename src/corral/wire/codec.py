@@ -106,11 +106,6 @@ class JobRecord:
         return self.number("atm") if "atm" in self.raw else self.number("attemptsMade")
 
     @property
-    def attempts_started(self) -> int:
-        """How often a worker claimed it."""
-        return self.number("ats")
-
-    @property
     def crashes(self) -> int:
         """How often a worker lost it."""
         return self.number("stc")

@@ -149,9 +149,36 @@ async def test_a_delayed_job_waits_and_can_be_promoted(corral: Corral) -> None:
 
 
 async def test_deduplication_until_the_first_has_ended(corral: Corral) -> None:
-    first = await corral.add_job("resize", {"imageUrl": "a"}, deduplication=Deduplication("x"))
-    second = await corral.add_job("resize", {"imageUrl": "b"}, deduplication=Deduplication("x"))
-    assert second.id == first.id
+    @corral.handler("once")
+    async def once(job: Any) -> Any:
+        return job.data
+
+    first = await corral.add_job("once", 1, deduplication=Deduplication("x"))
+    assert (await corral.add_job("once", 2, deduplication=Deduplication("x"))).id == first.id
+    assert (await corral.add_job("once", 3, deduplication=Deduplication("y"))).id != first.id
+    async with await corral.start_workers(["once"]):
+        assert await corral.wait_for_result(first, timeout=SOON) == 1
+        again = await corral.add_job("once", 4, deduplication=Deduplication("x"))
+        assert again.id != first.id
+        assert await corral.wait_for_result(again, timeout=SOON) == 4
+
+
+async def test_throttling_ends_with_its_window_not_with_the_job(corral: Corral, raw: Raw) -> None:
+    @corral.handler("once")
+    async def once(job: Any) -> Any:
+        return job.data
+
+    window = Deduplication("x", ttl=timedelta(minutes=1))
+    async with await corral.start_workers(["once"]):
+        first = await corral.add_job("once", 1, deduplication=window)
+        assert await corral.wait_for_result(first, timeout=SOON) == 1
+        assert (await corral.add_job("once", 2, deduplication=window)).id == first.id
+        left_ms = await raw("PTTL", f"{corral.prefix}:once:de:x")
+        assert 50_000 < left_ms <= 60_000  # the second did not start it anew
+        await raw("PEXPIRE", f"{corral.prefix}:once:de:x", 1)
+        while await raw("EXISTS", f"{corral.prefix}:once:de:x"):
+            await asyncio.sleep(0.001)
+        assert (await corral.add_job("once", 3, deduplication=window)).id != first.id
 
 
 async def test_debounce_replaces_the_delayed_job(corral: Corral) -> None:

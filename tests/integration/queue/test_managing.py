@@ -140,6 +140,29 @@ async def test_an_active_job_is_neither_removed_nor_obliterated(corral: Corral) 
         await corral.wait_for_result(job, timeout=SOON)
 
 
+async def test_a_queue_that_is_removed_by_force_leaves_nothing_of_its_active_job(corral: Corral, raw: Raw) -> None:
+    release = asyncio.Event()
+
+    @corral.handler("held")
+    async def held(job: Job[Any]) -> Any:
+        if job.data == "held":
+            await release.wait()
+        return job.data
+
+    async with await corral.start_workers():
+        job = await corral.add_job("held", "held")
+        await until_state(corral, "held", job.id, JobState.ACTIVE)
+        await corral.obliterate_queue("held", force=True)
+        release.set()
+        # The worker goes on, and what it had in its hands is not written.
+        assert await corral.wait_for_result(await corral.add_job("held", "next", job_id="next"), timeout=SOON) == "next"
+        with pytest.raises(JobNotFound):
+            await corral.get_job_status("held", job.id)
+    assert await raw("KEYS", f"{corral.prefix}:held:{job.id}*") == []
+    stats = await corral.get_queue_stats("held")
+    assert (stats.completed, stats.active, stats.total) == (1, 0, 1)
+
+
 async def test_jobs_are_listed_state_after_state_in_pages(corral: Corral) -> None:
     await corral.add_jobs("work", list(range(5)), priority=0)
     await corral.add_jobs("work", list(range(5, 8)))

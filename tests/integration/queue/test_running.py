@@ -306,19 +306,25 @@ async def test_context_variables_do_not_leak_into_the_next_job(corral: Corral) -
         assert [await corral.wait_for_result(job, timeout=SOON) for job in jobs] == ["clean"] * 3
 
 
-async def test_a_parent_runs_after_its_children_and_sees_their_results(corral: Corral) -> None:
+async def parent_in_loop(job: Job[Any]) -> dict[str, Any]:
+    results, failures = await job.children_results(), await job.children_failures()
+    return {"sum": sum(results.values()), "failures": list(failures.values())}
+
+
+def parent_in_thread(job: ThreadJob[Any]) -> dict[str, Any]:
+    results, failures = job.children_results_now(), job.children_failures_now()
+    return {"sum": sum(results.values()), "failures": list(failures.values())}
+
+
+@pytest.mark.parametrize("parent", [parent_in_loop, parent_in_thread])
+async def test_a_parent_runs_after_its_children_and_sees_their_results(corral: Corral, parent: Any) -> None:
+    corral.handler("parent")(parent)
+
     @corral.handler("child", attempts=1)
     async def child(job: Job[int]) -> int:
         if job.data < 0:
             raise ValueError("negative")
         return job.data * 10
-
-    @corral.handler("parent")
-    async def parent(job: Job[Any]) -> dict[str, Any]:
-        return {
-            "sum": sum((await job.children_results()).values()),
-            "failures": list((await job.children_failures()).values()),
-        }
 
     flow = Flow(
         job_type="parent",

@@ -17,10 +17,8 @@ from corral.adapters.forge.port import (
     PullRequestState,
     Refusal,
     RepositoryFacts,
-    check_limits,
 )
-from corral.adapters.forge.rest import RestApi
-from corral.adapters.git import GitRemote
+from corral.adapters.forge.rest import PullRequestAnswer, RestApi, RestForge
 
 _DRAFT: Final = "WIP: "
 _PAGE: Final = 50
@@ -54,9 +52,7 @@ class _GiteaRepository(BaseModel):
     permissions: _Permissions | None = None
 
 
-class _GiteaPullRequest(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
+class _GiteaPullRequest(PullRequestAnswer):
     number: int
     html_url: str
     title: str
@@ -88,7 +84,7 @@ class _GiteaPullRequest(BaseModel):
         )
 
 
-class GiteaForge:
+class GiteaForge(RestForge):
     """Pull requests on Gitea or Forgejo.
 
     Args:
@@ -100,24 +96,24 @@ class GiteaForge:
 
     name = "gitea"
     limits = ForgeLimits(title=255, body=65_535)
+    draft_mark = _DRAFT
+    answer = _GiteaPullRequest
 
     def __init__(
         self, token: SecretStr, *, url: str, pacer: Pacer | None = None, timeout: timedelta = timedelta(seconds=30)
     ) -> None:
-        self._api = RestApi(
-            self.name,
-            web_url=url,
-            api_path="/api/v1",
-            token=token,
-            scheme="token",
-            git_user="corral",
-            pacer=pacer,
-            timeout=timeout,
+        super().__init__(
+            RestApi(
+                self.name,
+                web_url=url,
+                api_path="/api/v1",
+                token=token,
+                scheme="token",
+                git_user="corral",
+                pacer=pacer,
+                timeout=timeout,
+            )
         )
-
-    async def remote(self, repository: str) -> GitRemote:
-        """The repository's address with the token for it."""
-        return self._api.remote(repository)
 
     async def describe(self, repository: str) -> RepositoryFacts:
         """What the forge says about a repository; see the port."""
@@ -152,41 +148,28 @@ class GiteaForge:
             if (one.source_branch, one.target_branch) == (source_branch, target_branch)
         ]
 
-    async def get(self, repository: str, number: int) -> PullRequest:
-        """One pull request; see the port."""
-        operation = "get a pull request"
-        body = await self._api.send(
-            operation,
-            "GET",
-            f"{self._repository(repository)}/pulls/{number}",
-            refusals={404: Refusal.PULL_REQUEST_NOT_FOUND},
-        )
-        return self._api.read(operation, _GiteaPullRequest, body).shown()
-
     async def open(self, repository: str, request: NewPullRequest) -> PullRequest:
         """Open a pull request; see the port. A draft is marked by its title."""
         operation = "open a pull request"
-        title = f"{_DRAFT}{request.title}" if request.draft else request.title
-        check_limits(self._api.refused, operation, self.limits, title=title, body=request.body)
-        body = await self._api.send(
+        return await self._one(
             operation,
             "POST",
             f"{self._repository(repository)}/pulls",
-            body={"title": title, "body": request.body, "head": request.source_branch, "base": request.target_branch},
+            body={
+                "title": self._title(operation, request.title, request.body, draft=request.draft),
+                "body": request.body,
+                "head": request.source_branch,
+                "base": request.target_branch,
+            },
             refusals={404: Refusal.TARGET_MISSING, 409: Refusal.ALREADY_EXISTS},
         )
-        return self._api.read(operation, _GiteaPullRequest, body).shown()
 
     async def edit(self, repository: str, number: int, *, title: str, body: str) -> PullRequest:
         """Bring title and description up to date; see the port. A draft stays one."""
         operation = "edit a pull request"
         there = await self.get(repository, number)
-        title = f"{_DRAFT}{title}" if there.draft else title
-        check_limits(self._api.refused, operation, self.limits, title=title, body=body)
-        answer = await self._api.send(
-            operation, "PATCH", f"{self._repository(repository)}/pulls/{number}", body={"title": title, "body": body}
-        )
-        return self._api.read(operation, _GiteaPullRequest, answer).shown()
+        title = self._title(operation, title, body, draft=there.draft)
+        return await self._one(operation, "PATCH", self._place(repository, number), body={"title": title, "body": body})
 
     async def decorate(self, repository: str, pull_request: PullRequest, extras: Extras) -> PullRequest:
         """Add labels, reviewers, assignees and auto-merge; see the port. Labels must exist."""
@@ -221,10 +204,6 @@ class GiteaForge:
             )
         return await self.get(repository, number)
 
-    async def aclose(self) -> None:
-        """Give the connections back."""
-        await self._api.aclose()
-
     # --- inside
 
     async def _label_ids(self, repository: str, names: tuple[str, ...]) -> list[int]:
@@ -246,3 +225,6 @@ class GiteaForge:
 
     def _repository(self, repository: str) -> str:
         return f"/repos/{quote(self._api.path(repository))}"
+
+    def _place(self, repository: str, number: int) -> str:
+        return f"{self._repository(repository)}/pulls/{number}"

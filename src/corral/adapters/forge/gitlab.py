@@ -17,10 +17,8 @@ from corral.adapters.forge.port import (
     PullRequestState,
     Refusal,
     RepositoryFacts,
-    check_limits,
 )
-from corral.adapters.forge.rest import RestApi
-from corral.adapters.git import GitRemote
+from corral.adapters.forge.rest import PullRequestAnswer, RestApi, RestForge
 
 _DEVELOPER: Final = 30
 _DRAFT: Final = "Draft: "
@@ -54,9 +52,7 @@ class _GitLabProject(BaseModel):
     permissions: _Permissions | None = None
 
 
-class _MergeRequest(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
+class _MergeRequest(PullRequestAnswer):
     iid: int
     web_url: str
     title: str
@@ -89,7 +85,7 @@ class _MergeRequest(BaseModel):
         )
 
 
-class GitLabForge:
+class GitLabForge(RestForge):
     """Merge requests on GitLab.
 
     Args:
@@ -101,6 +97,8 @@ class GitLabForge:
 
     name = "gitlab"
     limits = ForgeLimits(title=255, body=1_048_576)
+    draft_mark = _DRAFT
+    answer = _MergeRequest
 
     def __init__(
         self,
@@ -110,20 +108,18 @@ class GitLabForge:
         pacer: Pacer | None = None,
         timeout: timedelta = timedelta(seconds=30),
     ) -> None:
-        self._api = RestApi(
-            self.name,
-            web_url=url,
-            api_path="/api/v4",
-            token=token,
-            scheme="Bearer",
-            git_user="oauth2",
-            pacer=pacer,
-            timeout=timeout,
+        super().__init__(
+            RestApi(
+                self.name,
+                web_url=url,
+                api_path="/api/v4",
+                token=token,
+                scheme="Bearer",
+                git_user="oauth2",
+                pacer=pacer,
+                timeout=timeout,
+            )
         )
-
-    async def remote(self, repository: str) -> GitRemote:
-        """The repository's address with the token for it."""
-        return self._api.remote(repository)
 
     async def describe(self, repository: str) -> RepositoryFacts:
         """What GitLab says about a project; see the port."""
@@ -151,40 +147,29 @@ class GitLabForge:
         body = await self._api.send(operation, "GET", f"{self._project(repository)}/merge_requests", query=query)
         return [one.shown() for one in self._api.read_list(operation, _MergeRequest, body)]
 
-    async def get(self, repository: str, number: int) -> PullRequest:
-        """One merge request; see the port."""
-        operation = "get a merge request"
-        body = await self._api.send(
-            operation, "GET", self._one(repository, number), refusals={404: Refusal.PULL_REQUEST_NOT_FOUND}
-        )
-        return self._api.read(operation, _MergeRequest, body).shown()
-
     async def open(self, repository: str, request: NewPullRequest) -> PullRequest:
         """Open a merge request; see the port. GitLab marks a draft by its title."""
         operation = "open a merge request"
-        title = f"{_DRAFT}{request.title}" if request.draft else request.title
-        check_limits(self._api.refused, operation, self.limits, title=title, body=request.body)
-        body = await self._api.send(
+        return await self._one(
             operation,
             "POST",
             f"{self._project(repository)}/merge_requests",
             body={
                 "source_branch": request.source_branch,
                 "target_branch": request.target_branch,
-                "title": title,
+                "title": self._title(operation, request.title, request.body, draft=request.draft),
                 "description": request.body,
                 "remove_source_branch": True,
             },
             refusals={404: Refusal.PERMISSION_DENIED, 409: Refusal.ALREADY_EXISTS},
         )
-        return self._api.read(operation, _MergeRequest, body).shown()
 
     async def edit(self, repository: str, number: int, *, title: str, body: str) -> PullRequest:
         """Bring title and description up to date; see the port. A draft stays one."""
+        operation = "edit a merge request"
         there = await self.get(repository, number)
-        title = f"{_DRAFT}{title}" if there.draft else title
-        check_limits(self._api.refused, "edit a merge request", self.limits, title=title, body=body)
-        return await self._put(repository, number, "edit a merge request", {"title": title, "description": body})
+        title = self._title(operation, title, body, draft=there.draft)
+        return await self._put(repository, number, operation, {"title": title, "description": body})
 
     async def decorate(self, repository: str, pull_request: PullRequest, extras: Extras) -> PullRequest:
         """Add labels, reviewers, assignees and auto-merge; see the port. GitLab makes unknown labels."""
@@ -214,31 +199,20 @@ class GitLabForge:
                 )
         if extras.auto_merge:
             unsupported = dict.fromkeys((401, 405, 406, 409, 422), Refusal.AUTO_MERGE_UNSUPPORTED)
-            body = await self._api.send(
+            shown = await self._one(
                 "turn auto-merge on",
                 "PUT",
-                f"{self._one(repository, number)}/merge",
+                f"{self._place(repository, number)}/merge",
                 body={"auto_merge": True, "merge_when_pipeline_succeeds": True},
                 refusals=unsupported,
             )
-            shown = self._api.read("turn auto-merge on", _MergeRequest, body).shown()
         return shown
-
-    async def aclose(self) -> None:
-        """Give the connections back."""
-        await self._api.aclose()
 
     # --- inside
 
     async def _put(self, repository: str, number: int, operation: str, changes: dict[str, Any]) -> PullRequest:
-        body = await self._api.send(
-            operation,
-            "PUT",
-            self._one(repository, number),
-            body=changes,
-            refusals={404: Refusal.PULL_REQUEST_NOT_FOUND},
-        )
-        return self._api.read(operation, _MergeRequest, body).shown()
+        refusals = {404: Refusal.PULL_REQUEST_NOT_FOUND}
+        return await self._one(operation, "PUT", self._place(repository, number), body=changes, refusals=refusals)
 
     async def _user(self, name: str, refusal: Refusal) -> int:
         operation = "look a person up"
@@ -251,5 +225,5 @@ class GitLabForge:
     def _project(self, repository: str) -> str:
         return f"/projects/{quote(self._api.path(repository), safe='')}"
 
-    def _one(self, repository: str, number: int) -> str:
+    def _place(self, repository: str, number: int) -> str:
         return f"{self._project(repository)}/merge_requests/{number}"

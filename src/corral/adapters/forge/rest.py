@@ -1,22 +1,34 @@
-"""What GitLab and Gitea share: a REST API with one token, asked by httpx."""
+"""What GitLab and Gitea share: a REST API with one token, asked by httpx, and drafts that are marked by their title."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import httpx
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from corral.adapters.forge.http import Answer, checked_address, decoded, owner_and_name, said, transient_failure
 from corral.adapters.forge.pacing import Pacer, Unpaced
-from corral.adapters.forge.port import Refusal, Refused
+from corral.adapters.forge.port import ForgeLimits, PullRequest, Refusal, Refused, check_limits
 from corral.adapters.git import GitCredential, GitRemote
 from corral.errors import ForgeFailed
 
 M = TypeVar("M", bound=BaseModel)
+
+
+class PullRequestAnswer(BaseModel, ABC):
+    """A pull request as one forge answers it; what isn't read is ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    @abstractmethod
+    def shown(self) -> PullRequest:
+        """The same as the port shows it."""
+
 
 _REFUSALS: Final[Mapping[int, Refusal]] = {
     HTTPStatus.UNAUTHORIZED: Refusal.AUTHENTICATION_FAILED,
@@ -167,3 +179,63 @@ class RestApi:
         if self._client is not None:
             await self._client.aclose()
             self._client = None
+
+
+class RestForge(ABC):
+    """What is the same on every forge that :class:`RestApi` asks.
+
+    Args:
+        api: Asks it.
+    """
+
+    name: str
+    limits: ForgeLimits
+    #: Begins the title of a draft.
+    draft_mark: ClassVar[str]
+    #: How a pull request is answered.
+    answer: ClassVar[type[PullRequestAnswer]]
+
+    def __init__(self, api: RestApi) -> None:
+        self._api = api
+
+    async def remote(self, repository: str) -> GitRemote:
+        """The repository's address with the token for it."""
+        return self._api.remote(repository)
+
+    async def get(self, repository: str, number: int) -> PullRequest:
+        """One pull request; see the port."""
+        refusals = {404: Refusal.PULL_REQUEST_NOT_FOUND}
+        return await self._one("get a pull request", "GET", self._place(repository, number), refusals=refusals)
+
+    async def aclose(self) -> None:
+        """Give the connections back."""
+        await self._api.aclose()
+
+    # --- inside
+
+    @abstractmethod
+    def _place(self, repository: str, number: int) -> str:
+        """Where a pull request is, below the API's address."""
+
+    async def _one(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        refusals: Mapping[int, Refusal] | None = None,
+    ) -> PullRequest:
+        """Send a request that is answered by a pull request."""
+        answered = await self._api.send(operation, method, path, body=body, refusals=refusals)
+        return self._api.read(operation, self.answer, answered).shown()
+
+    def _title(self, operation: str, title: str, body: str, *, draft: bool) -> str:
+        """The title to send.
+
+        Raises:
+            ForgeFailed: ``title_too_long``, ``body_too_long``.
+        """
+        marked = f"{self.draft_mark}{title}" if draft else title
+        check_limits(self._api.refused, operation, self.limits, title=marked, body=body)
+        return marked

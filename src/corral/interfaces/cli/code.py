@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.syntax import Syntax
 
 from corral.client import Corral
 from corral.interfaces.cli.following import ending_code, show_following
@@ -67,6 +66,8 @@ def search(
 
     async def command(corral: Corral, output: Output) -> ExitCode | None:
         await corral.parts.projects.get(project)
+        from rich.syntax import Syntax  # noqa: PLC0415 - its highlighter's tables are for the few that show code
+
         hits = await corral.parts.code_search.search(project, query, limit=limit)
         if output.json:
             output.show(list(hits))

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 from pydantic.alias_generators import to_camel
 from rich.console import RenderableType
-from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -113,6 +112,13 @@ def _branches(pull_request: LocalPullRequest) -> Text:
     return Text(without_controls(f"{pull_request.source_branch} → {pull_request.target_branch}"))
 
 
+def _markdown(text: str) -> RenderableType:
+    from rich.markdown import Markdown  # noqa: PLC0415 - only these two paragraphs of the whole command line want it
+
+    # Links are written out: where one leads must be seen.
+    return Markdown(without_controls(text), hyperlinks=False)
+
+
 def _rendered(review: Review) -> list[RenderableType]:
     shown = review.pull_request
     facts = Table.grid(padding=(0, 2))
@@ -127,11 +133,10 @@ def _rendered(review: Review) -> list[RenderableType]:
         if people:
             facts.add_row(name, Text(without_controls(", ".join(people))))
     parts: list[RenderableType] = [Text(f"#{shown.number} {without_controls(shown.title)}", style="bold"), facts]
-    # Links are written out: where one leads must be seen.
     if review.description:
-        parts += ["", Markdown(without_controls(review.description), hyperlinks=False)]
+        parts += ["", _markdown(review.description)]
     if review.test_summary:
-        parts += ["", Text("tests", style="dim"), Markdown(without_controls(review.test_summary), hyperlinks=False)]
+        parts += ["", Text("tests", style="dim"), _markdown(review.test_summary)]
     if shown.conflicts:
         parts += ["", Text("can't be merged, these files conflict:", style="bold red")]
         parts += [Text(f"  {without_controls(path)}", style="red") for path in shown.conflicts]

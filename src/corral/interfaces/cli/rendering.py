@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
-from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
@@ -89,9 +88,7 @@ def age(seconds: float) -> str:
 
 def json_block(value: Any) -> RenderableType:
     """A value as highlighted JSON."""
-    return Syntax(
-        json.dumps(as_json(value), indent=2, ensure_ascii=False), "json", background_color="default", word_wrap=True
-    )
+    return _highlighted(json.dumps(as_json(value), indent=2, ensure_ascii=False), "json")
 
 
 def result_block(result: Any) -> RenderableType:
@@ -128,7 +125,13 @@ def test_report(report: TestReport) -> RenderableType:
 
 def diff_block(diff: str) -> RenderableType:
     """A unified diff, coloured."""
-    return Syntax(without_controls(diff).rstrip("\n"), "diff", background_color="default", word_wrap=True)
+    return _highlighted(without_controls(diff).rstrip("\n"), "diff")
+
+
+def _highlighted(text: str, language: str) -> RenderableType:
+    from rich.syntax import Syntax  # noqa: PLC0415 - its highlighter's tables are for the few commands that show code
+
+    return Syntax(text, language, background_color="default", word_wrap=True)
 
 
 def without_controls(text: str) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from corral.interfaces.cli.doctor.finding import Finding, Verdict
-from corral.wire.connection import RedisClient
+
+if TYPE_CHECKING:
+    from corral.wire.connection import RedisClient
 
 _PINGS = 20
 _SLOW_MS = 20.0
