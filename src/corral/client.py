@@ -389,7 +389,7 @@ class Corral:
             PayloadInvalid: A payload or option doesn't fit. Nothing reached Redis.
         """
         await self.connect()
-        return await add_flow(flow, self._queue_now)
+        return await add_flow(flow, self._queue_now, trace_context=self._trace_context())
 
     # --- asking
 
