@@ -55,7 +55,7 @@ async def add_flow(flow: Flow, find: Callable[[str], Queue], *, trace_context: s
         UnknownJobType: A job type is not declared.
     """
     commands: list[tuple[str, bytes]] = []
-    tree = _plan(flow, find, None, commands, now_ms(), trace_context)
+    tree = _plan(flow, find, None, commands, timestamp_ms=now_ms(), trace_context=trace_context)
     replies = await find(flow.job_type).transaction(commands)
     for reply in replies:
         check_code(reply, job_id=tree.job.id, action="added")
@@ -67,6 +67,7 @@ def _plan(
     find: Callable[[str], Queue],
     parent: Mapping[str, Any] | None,
     commands: list[tuple[str, bytes]],
+    *,
     timestamp_ms: int,
     trace_context: str | None,
 ) -> FlowJob:
@@ -93,5 +94,8 @@ def _plan(
         )
     )
     own = {"id": job_id, "queueKey": queue.keys.qualified}
-    children = tuple(_plan(child, find, own, commands, timestamp_ms, trace_context) for child in flow.children)
+    children = tuple(
+        _plan(child, find, own, commands, timestamp_ms=timestamp_ms, trace_context=trace_context)
+        for child in flow.children
+    )
     return FlowJob(QueuedJob(job_id, queue.spec.name), children)

@@ -14,7 +14,8 @@ from tests.integration.interfaces.samples import ClientFactory, TokenFactory, co
 from corral.client import Corral
 from corral.errors import ConfigurationError
 from corral.interfaces.http import create_app
-from corral.interfaces.identity import Authenticator, JwtVerifier, TokenStore
+from corral.interfaces.identity import Authenticator, TokenStore
+from corral.interfaces.jwts import JwtVerifier
 
 SECRET = "a secret of thirty-two bytes or more"
 READ, SUBMIT, MANAGE, ADMIN = "read", "submit", "manage", "admin"

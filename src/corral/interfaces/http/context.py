@@ -12,7 +12,8 @@ from fastapi import Depends, Request
 
 from corral.errors import JobNotFound, UnknownJobType
 from corral.interfaces.http.admission import Guard
-from corral.interfaces.identity import Authenticator, JwtVerifier, Principal, TokenStore
+from corral.interfaces.identity import Authenticator, Principal, TokenStore
+from corral.interfaces.jwts import JwtVerifier
 from corral.ratelimit import RateLimiter
 
 if TYPE_CHECKING:

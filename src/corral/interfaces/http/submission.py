@@ -37,6 +37,7 @@ _ADDED: Final[dict[int | str, dict[str, Any]]] = {
                 ("result", "get_result"),
                 ("logs", "get_logs"),
                 ("cancel", "cancel_job"),
+                ("retry", "retry_job"),
                 ("promote", "promote_job"),
                 ("remove", "remove_job"),
             )
