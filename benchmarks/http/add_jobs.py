@@ -45,7 +45,7 @@ def serve(url: str, port: int, ready: Any) -> None:
         app.include_router(create_router(corral))
         config = uvicorn.Config(app, port=port, log_config=None, lifespan="off", loop="uvloop", http="httptools")
         server = uvicorn.Server(config)
-        token, _ = await TokenStore(corral.redis).create("bench", ["admin"])
+        token, _ = await TokenStore(corral.redis, prefix=corral.namespace).create("bench", ["admin"])
         running = asyncio.create_task(server.serve())
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)

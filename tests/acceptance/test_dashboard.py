@@ -66,7 +66,7 @@ async def world() -> AsyncIterator[World]:
             return {"width": 3}
 
         await corral.connect()
-        token, _ = await TokenStore(corral.redis).create("boss", ["admin"])
+        token, _ = await TokenStore(corral.redis, prefix=corral.namespace).create("boss", ["admin"])
         port = free_port()
         made = World(corral, f"http://127.0.0.1:{port}/dashboard", token)
         app = create_app(corral, workers=["thumbnail"])

@@ -164,7 +164,7 @@ class TokenStore:
         prefix: Of the keys.
     """
 
-    def __init__(self, redis: Any, *, prefix: str = "corral") -> None:
+    def __init__(self, redis: Any, *, prefix: str) -> None:
         self._redis = redis
         self._prefix = prefix
         self._checked: dict[str, tuple[float, Principal]] = {}

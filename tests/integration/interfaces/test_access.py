@@ -12,10 +12,11 @@ import pytest
 from tests.integration.interfaces.samples import ClientFactory, TokenFactory, code_generation
 
 from corral.client import Corral
-from corral.errors import ConfigurationError
+from corral.errors import ConfigurationError, NotAuthenticated
 from corral.interfaces.http import create_app
 from corral.interfaces.identity import Authenticator, TokenStore
 from corral.interfaces.jwts import JwtVerifier
+from corral.projects import Project
 
 SECRET = "a secret of thirty-two bytes or more"
 READ, SUBMIT, MANAGE, ADMIN = "read", "submit", "manage", "admin"
@@ -193,7 +194,7 @@ async def test_secret_is_stored_nowhere(corral: Corral, token_for: TokenFactory)
     token = await token_for("ann", READ)
     secret = token.rsplit("_", 1)[1] if token.count("_") == 2 else token[24:]
     stored = []
-    async for key in corral.redis.scan_iter("corral:token*"):
+    async for key in corral.redis.scan_iter(f"{corral.namespace}:token*"):
         kind = await corral.redis.type(key)
         if kind == "hash":
             stored.append(str(await corral.redis.hgetall(key)))
@@ -211,7 +212,7 @@ async def test_expired_token_ends(open_client: ClientFactory, token_for: TokenFa
 async def test_server_does_not_fall_open_when_its_last_token_ends(
     corral: Corral, open_client: ClientFactory, token_for: TokenFactory
 ) -> None:
-    store = TokenStore(corral.redis)
+    store = TokenStore(corral.redis, prefix=corral.namespace)
     _, info = await store.create("ann", [ADMIN])
     nobody = await open_client()
     await store.revoke(info.id)
@@ -244,18 +245,18 @@ async def test_without_a_token_only_programs_of_this_machine_are_served(
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "corral.example"])  # noqa: S104 - refused
 async def test_public_bind_is_refused_without_a_token(corral: Corral, token_for: TokenFactory, host: str) -> None:
-    authenticator = Authenticator(TokenStore(corral.redis))
+    authenticator = Authenticator(TokenStore(corral.redis, prefix=corral.namespace))
     with pytest.raises(ConfigurationError, match="corral token create"):
         await authenticator.refuse_public_bind(host)
     for loopback in ("127.0.0.1", "localhost", "::1"):
         await authenticator.refuse_public_bind(loopback)
 
     await token_for("ann", READ)
-    await Authenticator(TokenStore(corral.redis)).refuse_public_bind(host)
+    await Authenticator(TokenStore(corral.redis, prefix=corral.namespace)).refuse_public_bind(host)
 
 
 async def test_jwt_of_the_platform(corral: Corral, open_client: ClientFactory) -> None:
-    authenticator = Authenticator(TokenStore(corral.redis), JwtVerifier(secret=SECRET))
+    authenticator = Authenticator(TokenStore(corral.redis, prefix=corral.namespace), JwtVerifier(secret=SECRET))
     app = create_app(corral, authenticator=authenticator)
     soon = 4_000_000_000
     token = jwt.encode({"sub": "ann", "exp": soon, "scope": "read submit"}, SECRET, algorithm="HS256")
@@ -290,3 +291,17 @@ async def test_limit_is_per_user_and_endpoint_and_says_so(
     assert (await ann.get("/v1/me")).status_code == 200
     assert (await bob.get("/v1/queues")).status_code == 200
     assert {(await free.get("/v1/queues")).status_code for _ in range(5)} == {200}
+
+
+async def test_platforms_on_one_redis_share_nothing(corral: Corral, token_for: TokenFactory) -> None:
+    """Two queue prefixes: neither the other's tokens nor its projects."""
+    token = await token_for("ann", "admin")
+    await corral.parts.projects.add(Project.model_validate({"id": "site", "repository": "/srv/site.git"}))
+    other = Corral(corral._url, prefix="another", settings=corral.settings)
+
+    async with other:
+        assert await other.parts.projects.list() == []
+        with pytest.raises(NotAuthenticated):
+            await TokenStore(other.redis, prefix=other.namespace).check(token)
+    assert [project.id for project in await corral.parts.projects.list()] == ["site"]
+    assert (await TokenStore(corral.redis, prefix=corral.namespace).check(token)).user_id == "ann"

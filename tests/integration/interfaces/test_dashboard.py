@@ -167,7 +167,7 @@ async def test_cookie_is_secure_behind_tls(open_client: ClientFactory, token_for
 
 
 async def test_revoked_token_ends_its_logins(corral: Corral, open_client: ClientFactory) -> None:
-    store = TokenStore(corral.redis)
+    store = TokenStore(corral.redis, prefix=corral.namespace)
     token, info = await store.create("ann", ["read"])
     browser = await open_client()
     await log_in(browser, token)

@@ -147,7 +147,12 @@ async def test_known_keys_outlive_an_outage_but_not_for_ever(platform: Platform)
 async def test_outage_is_told_as_one_over_http(corral: Corral, platform: Platform, open_client: ClientFactory) -> None:
     """Not as 401: a client would throw away a good token."""
     platform.reply = Reply(status=503)
-    app = create_app(corral, authenticator=Authenticator(TokenStore(corral.redis), JwtVerifier(jwks=platform.address)))
+    app = create_app(
+        corral,
+        authenticator=Authenticator(
+            TokenStore(corral.redis, prefix=corral.namespace), JwtVerifier(jwks=platform.address)
+        ),
+    )
     client = await open_client(token=signed("old"), of=app)
 
     answer = await client.get("/v1/me")

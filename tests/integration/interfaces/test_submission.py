@@ -139,7 +139,7 @@ async def test_key_of_a_request_that_died_half_way_is_completed(client: Client, 
     headers = {"Idempotency-Key": "k-3"}
     first = await client.post("/v1/jobs/anything", json={"data": {}}, headers=headers)
     await corral.remove_job("anything", first.json()["id"])
-    (record,) = [key async for key in corral.redis.scan_iter("corral:idempotency:*")]
+    (record,) = [key async for key in corral.redis.scan_iter(f"{corral.namespace}:idempotency:*")]
     stored = str(await corral.redis.get(record))
     await corral.redis.set(record, stored.partition(', "answer"')[0] + "}", keepttl=True)
 
@@ -171,7 +171,7 @@ async def test_key_of_a_batch_adds_it_once(client: Client, corral: Corral) -> No
 async def test_every_key_in_redis_has_an_end(client: Client, corral: Corral) -> None:
     await client.post("/v1/jobs/thumbnail", json={"data": {"url": "x"}}, headers={"Idempotency-Key": "e"})
 
-    for pattern in ("corral:idempotency:*", "corral:owner:*"):
+    for pattern in (f"{corral.namespace}:idempotency:*", f"{corral.namespace}:owner:*"):
         keys = [key async for key in corral.redis.scan_iter(pattern)]
         assert keys
         assert all([await corral.redis.ttl(key) > 0 for key in keys])

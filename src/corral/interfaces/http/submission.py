@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from corral.errors import JobNotFound, JobStateConflict, PayloadInvalid
 from corral.interfaces.http import models
-from corral.interfaces.http.context import Call, CallDep, owner_key
+from corral.interfaces.http.context import Call, CallDep
 from corral.interfaces.http.idempotency import IdempotencyKey, KeyedRequest, once
 from corral.interfaces.http.routes import Section, endpoint
 from corral.queue.flow import Flow
@@ -173,7 +173,12 @@ async def _keyed(request: Request, call: Call, endpoint_name: str, key: str | No
     if key is None:
         return None
     return KeyedRequest(
-        call.corral.redis, user_id=call.principal.user_id, endpoint=endpoint_name, key=key, body=await request.body()
+        call.corral.redis,
+        prefix=call.corral.namespace,
+        user_id=call.principal.user_id,
+        endpoint=endpoint_name,
+        key=key,
+        body=await request.body(),
     )
 
 
@@ -204,7 +209,7 @@ async def remember_owners(call: Call, jobs: list[tuple[str, str, str]]) -> None:
         return
     async with call.corral.redis.pipeline(transaction=False) as pipe:
         for job_type, job_id, owner in jobs:
-            pipe.set(owner_key(job_type, job_id), owner, ex=_OWNER_KEPT, nx=True)
+            pipe.set(call.owner_key(job_type, job_id), owner, ex=_OWNER_KEPT, nx=True)
         await pipe.execute()
 
 
