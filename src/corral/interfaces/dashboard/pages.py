@@ -213,7 +213,10 @@ async def job_parts(visit: Visit, status: JobStatus) -> Parts:
     nodes = await family_of(visit, status)
     return {
         "head": _part(visit, "part_job.html", job=status, timeline=presenting.timeline(status)),
-        "outcome": _part(visit, "part_outcome.html", job=status, result=result, shape=shape, own_page=own_page),
+        "outcome": _part(
+            visit, "part_outcome.html", job=status, result=result, shape=shape, own_page=own_page,
+            failures=presenting.failures(status),
+        ),
         "flow": _part(visit, "part_flow.html", nodes=nodes, job=status),
     }
 

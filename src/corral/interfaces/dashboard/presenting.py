@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
@@ -16,6 +16,7 @@ from corral.jobs.codebase_indexing.payload import IndexingResult
 from corral.jobs.pr_creation.payload import PrResult
 from corral.jobs.test_execution.report import TestReport
 from corral.pipeline import PipelineResult
+from corral.queue.retry import FailedAttempt, failed_attempt
 
 if TYPE_CHECKING:
     from corral.queue.status import JobStatus
@@ -144,12 +145,22 @@ def age(moment: datetime | None) -> str:
     return "–" if moment is None else duration(max(0.0, (datetime.now(UTC) - moment).total_seconds()))
 
 
+def failures(job: JobStatus) -> list[FailedAttempt]:
+    """The failed attempts whose traces are kept, oldest first, each with its number."""
+    return [
+        one if one.number is not None else replace(one, number=place)
+        for place, one in enumerate(map(failed_attempt, job.stacktrace), start=1)
+    ]
+
+
 def timeline(job: JobStatus) -> list[Moment]:
-    """A job's life, in order; attempts that failed have no time of their own in BullMQ's record."""
+    """A job's life, in order; attempts that failed in a worker of another kind have no time."""
     moments = [Moment("Added", job.created_at, f"priority {job.priority}")]
-    for number, trace in enumerate(job.stacktrace, start=1):
-        last = trace.strip().splitlines()[-1] if trace.strip() else ""
-        moments.append(Moment(f"Attempt {number} failed", None, last[:300]))
+    for one in failures(job):
+        lines = one.trace.strip().splitlines()
+        # Python says what went wrong in a trace's last line, Node in its first.
+        told = "" if not lines else lines[0] if one.at is None else lines[-1]
+        moments.append(Moment(f"Attempt {one.number} failed", one.at, told[:300]))
     if job.crashes:
         moments.append(Moment("Workers lost", None, f"{job.crashes} died or lost their lease with it"))
     if job.started_at is not None:

@@ -1,4 +1,7 @@
-"""Pages from templates. Every value is escaped by Jinja; nothing in a template is marked safe."""
+"""Pages from templates. Every value is escaped by Jinja; nothing in a template is marked safe.
+
+Markdown and charts come as markup, made by `markdown` and `charts`, which escape what they are given.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from corral.interfaces.dashboard import presenting
+from corral.interfaces.dashboard.markdown import markdown
 
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": (
@@ -40,6 +44,7 @@ def _environment() -> Environment:
         "age": presenting.age,
         "diff_lines": presenting.diff_lines,
         "safe_url": presenting.safe_url,
+        "markdown": markdown,
         "path": lambda value: quote(str(value), safe=""),
         "moment": _moment,
         "number": lambda value: f"{value:,}",
