@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import timedelta
 from typing import Any
 
 import httpx2 as httpx
 import jwt
 import pytest
-from tests.integration.interfaces.samples import ClientFactory, TokenFactory, code_generation
+from fastapi import FastAPI
+from tests.integration.interfaces.samples import Client, ClientFactory, TokenFactory, code_generation
 
 from corral.client import Corral
 from corral.errors import ConfigurationError, NotAuthenticated
@@ -44,7 +46,36 @@ ENDPOINTS = [
     ("GET", "/v1/me", None, READ),
     ("GET", "/v1/tokens", None, ADMIN),
     ("POST", "/v1/tokens", {"userId": "x", "scopes": ["read"]}, ADMIN),
+    ("DELETE", "/v1/tokens/0123456789abcdef", None, ADMIN),
+    ("DELETE", "/v1/jobs/anything/{own}", None, SUBMIT),
+    ("POST", "/v1/jobs/anything/{own}/retry", None, SUBMIT),
+    ("GET", "/v1/jobs/anything/{own}/events", None, READ),
+    ("GET", "/v1/queues/anything/events", None, READ),
+    ("PUT", "/v1/queues/anything/schedules/nightly", {"everyMs": 60_000, "data": {}}, MANAGE),
+    ("DELETE", "/v1/queues/anything/schedules/nightly", None, MANAGE),
+    ("GET", "/v1/projects", None, READ),
+    ("POST", "/v1/projects", {"id": "new", "repository": "/srv/new.git"}, MANAGE),
+    ("GET", "/v1/projects/site", None, READ),
+    ("DELETE", "/v1/projects/site", None, MANAGE),
+    ("GET", "/v1/projects/site/search?query=x", None, READ),
+    ("GET", "/v1/projects/site/pulls", None, READ),
+    ("GET", "/v1/projects/site/pulls/1", None, READ),
+    ("POST", "/v1/projects/site/pulls/1/merge", None, MANAGE),
+    ("POST", "/v1/projects/site/pulls/1/close", None, MANAGE),
+    ("GET", "/metrics", None, READ),
 ]
+#: What a caller who may is told, where that isn't a success: there is no such token, schedule, repository or index, and
+#: a job that waits can't be tried again.
+OTHERWISE = {
+    ("DELETE", "/v1/tokens/0123456789abcdef"): "token-not-found",
+    ("DELETE", "/v1/queues/anything/schedules/nightly"): "job-not-found",
+    ("POST", "/v1/jobs/anything/{own}/retry"): "job-state-conflict",
+    ("GET", "/v1/projects/site/search?query=x"): None,
+    ("GET", "/v1/projects/site/pulls"): "repository-not-found",
+    ("GET", "/v1/projects/site/pulls/1"): "repository-not-found",
+    ("POST", "/v1/projects/site/pulls/1/merge"): "repository-not-found",
+    ("POST", "/v1/projects/site/pulls/1/close"): "repository-not-found",
+}
 GRANTS = {
     READ: {READ},
     SUBMIT: {SUBMIT},
@@ -60,11 +91,22 @@ async def own_job(corral: Corral, user: str = "ann", **options: Any) -> str:
 
 @pytest.mark.parametrize(("method", "path", "body", "needs"), ENDPOINTS, ids=str)
 async def test_scopes(  # noqa: PLR0917
-    corral: Corral, open_client: ClientFactory, token_for: TokenFactory, method: str, path: str, body: Any, needs: str
+    app: FastAPI,
+    corral: Corral,
+    open_client: ClientFactory,
+    token_for: TokenFactory,
+    method: str,
+    path: str,
+    body: Any,
+    needs: str,
 ) -> None:
     nobody = await open_client()
     await token_for("somebody", ADMIN)
+    await corral.parts.projects.add(Project.model_validate({"id": "site", "repository": "/nowhere/site.git"}))
+    otherwise = OTHERWISE.get((method, path), "")
     path = path.replace("{own}", await own_job(corral))
+    if path.endswith("/events"):
+        app.state.corral_api.closing.set()  # or the stream would have no end
 
     assert (await nobody.request(method, path, json=body)).status_code == 401
     stranger = await open_client(token="corral_0123456789abcdef_" + "A" * 43)
@@ -75,11 +117,39 @@ async def test_scopes(  # noqa: PLR0917
             answer = await caller.request(method, path, json=body)
             assert (answer.status_code, answer.json()["type"]) == (403, "urn:corral:problem:not-permitted"), held
     allowed = await open_client(token=await token_for("ann", needs))
-    assert (await allowed.request(method, path, json=body)).status_code in {200, 201, 202}
+    answer = await allowed.request(method, path, json=body)
+    if otherwise:
+        assert answer.json()["type"] == f"urn:corral:problem:{otherwise}"
+    elif otherwise is not None:
+        assert answer.status_code in {200, 201, 202, 204}
+    assert answer.status_code not in {401, 403}
+
+
+async def test_every_route_is_tried(client: Client) -> None:
+    """A route that is new has to be put into the table, with the scope that its description gives."""
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    documented = {
+        (method.upper(), path): operation["x-corral-scope"]
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+    }
+    tried = {}
+    for method, path, _, needs in ENDPOINTS:
+        plain = path.partition("?")[0]
+        fitting = [key for key in documented if key[0] == method and _fits(plain, key[1])]
+        assert len(fitting) == 1, (method, path, fitting)
+        tried[fitting[0]] = needs
+
+    assert tried == {key: scope for key, scope in documented.items() if scope != "none"}
+    assert {key[1] for key, scope in documented.items() if scope == "none"} == {"/healthz", "/readyz"}
+
+
+def _fits(path: str, template: str) -> bool:
+    pattern = re.sub(r"\\\{[^}]*\\\}", "[^/]+", re.escape(template))
+    return re.fullmatch(pattern, path) is not None
 
 
 OWN = [(method, path, body) for method, path, body, _ in ENDPOINTS if "{own}" in path]
-OWN += [("DELETE", "/v1/jobs/anything/{own}", None), ("POST", "/v1/jobs/anything/{own}/retry", None)]
 
 
 @pytest.mark.parametrize(("method", "path", "body"), OWN, ids=str)

@@ -47,7 +47,11 @@ def worker(
     concurrency: ConcurrencyOption = None,
     metrics_port: Annotated[
         int | None,
-        typer.Option("--metrics-port", min=1, max=65535, help="Serve this process's metrics on loopback, at /metrics."),
+        typer.Option("--metrics-port", min=1, max=65535, help="Serve this process's metrics there, at /metrics."),
+    ] = None,
+    metrics_host: Annotated[
+        str | None,
+        typer.Option("--metrics-host", help="Bind address of the metrics; default: CORRAL_METRICS_HOST, 127.0.0.1."),
     ] = None,
     app: AppOption = None,
     json: JsonOption = False,
@@ -61,7 +65,7 @@ def worker(
 
     async def command(corral: Corral, output: Output) -> ExitCode | None:
         names = queue_names(corral, queues, own_first=invocation.app is not None)
-        with metrics_served(corral, metrics_port):
+        async with metrics_served(corral, metrics_port, host=metrics_host):
             async with stop_signals() as stop:
                 workers = await corral.start_workers(names, concurrency=concurrency)
                 output.show({"event": "started", "queues": names}, f"serving {escape(', '.join(names))}")
