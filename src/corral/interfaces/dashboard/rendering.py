@@ -47,6 +47,8 @@ def _environment() -> Environment:
         "markdown": markdown,
         "path": lambda value: quote(str(value), safe=""),
         "moment": _moment,
+        "peer": presenting.peer,
+        "clock": _clock,
         "number": lambda value: f"{value:,}",
     }
     return environment
@@ -54,6 +56,10 @@ def _environment() -> Environment:
 
 def _moment(value: datetime | None) -> str:
     return "–" if value is None else f"{value:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _clock(value: datetime) -> str:
+    return f"{value:%Y-%m-%d %H:%M:%S}.{value.microsecond // 1000:03d} UTC"
 
 
 def render(template: str, **values: Any) -> str:
