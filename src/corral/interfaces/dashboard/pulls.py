@@ -38,8 +38,8 @@ async def pull_requests(
     shown = [one for one in found if not before or one.number < before]
     following = shown[_PAGE - 1].number if len(shown) > _PAGE else None
     return visit.page(
-        "pulls.html", title=f"Pull requests of {project_id}", section="Projects", project_id=project_id, pulls=shown[:_PAGE], state=state,
-        tabs=_TABS, following=following,
+        "pulls.html", title=f"Pull requests of {project_id}", section="Projects", project_id=project_id,
+        pulls=shown[:_PAGE], state=state, tabs=_TABS, following=following,
     )  # fmt: skip
 
 
