@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -191,3 +192,28 @@ async def test_waiting_states_are_listed(client: Client) -> None:
     listed = (await client.get("/v1/jobs/anything", params={"state": "delayed"})).json()["jobs"]
 
     assert [job["state"] for job in listed] == [JobState.DELAYED]
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8", "application/JSON"])
+async def test_short_and_long_way_add_the_same(client: Client, corral: Corral, content_type: str) -> None:
+    """Requests of the usual form go round FastAPI's own solving of parameters; others don't."""
+    headers = {"Content-Type": content_type}
+    body = {"data": {"n": 1}, "options": {"delayMs": 60_000, "priority": 7, "attempts": 2}}
+
+    answer = await client.post("/v1/jobs/anything", content=json.dumps(body), headers=headers)
+
+    assert answer.status_code == 201
+    status = await corral.get_job_status("anything", answer.json()["id"])
+    assert answer.headers["location"] == f"/v1/jobs/anything/{status.id}"
+    assert (status.data, status.priority, status.max_attempts, status.delay_ms) == (
+        {"n": 1, "userId": "local"}, 7, 2, 60_000,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1E+999", "1" + "0" * 400, "123456789" * 30 + "e99"])
+async def test_number_that_no_float_holds_is_refused(client: Client, number: str) -> None:
+    body = f'{{"data": {{"n": {number}.0}}}}' if number.isdigit() else f'{{"data": {{"n": {number}}}}}'
+
+    answer = await client.post("/v1/jobs/anything", content=body, headers={"Content-Type": "application/json"})
+
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:corral:problem:request-invalid")
