@@ -28,6 +28,7 @@ _TRACE_CHARACTERS = 16_000
 _REASON_CHARACTERS = 4_000
 #: How many traces of earlier attempts are kept.
 TRACES_KEPT = 10
+_SUMMARY_CHARACTERS = 300
 _HEAD = re.compile(r"\[attempt ([0-9]{1,9}) failed at ([0-9T:.+-]{20,40})\]\n")
 
 
@@ -92,6 +93,12 @@ class FailedAttempt:
     #: When it failed; None as above, for BullMQ's format keeps no such time.
     at: datetime | None
     trace: str
+
+    @property
+    def summary(self) -> str:
+        """What went wrong, in one line: of a trace of Python's the last one, of Node's the first."""
+        lines = self.trace.strip().splitlines()
+        return (lines[0] if self.at is None else lines[-1])[:_SUMMARY_CHARACTERS] if lines else ""
 
 
 def trace_of(error: BaseException, *, attempt: int) -> str:

@@ -79,7 +79,7 @@ def test_a_trace_says_which_attempt_failed_and_when() -> None:
     before = datetime.now(UTC)
     found = failed_attempt(trace_of(ValueError("no"), attempt=2))
 
-    assert (found.number, found.trace) == (2, "ValueError: no\n")
+    assert (found.number, found.trace, found.summary) == (2, "ValueError: no\n", "ValueError: no")
     assert found.at is not None
     assert before - timedelta(milliseconds=1) <= found.at <= datetime.now(UTC)
 

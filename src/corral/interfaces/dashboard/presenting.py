@@ -181,11 +181,7 @@ def failures(job: JobStatus) -> list[FailedAttempt]:
 def timeline(job: JobStatus) -> list[Moment]:
     """A job's life, in order; attempts that failed in a worker of another kind have no time."""
     moments = [Moment("Added", job.created_at, f"priority {job.priority}")]
-    for one in failures(job):
-        lines = one.trace.strip().splitlines()
-        # Python says what went wrong in a trace's last line, Node in its first.
-        told = "" if not lines else lines[0] if one.at is None else lines[-1]
-        moments.append(Moment(f"Attempt {one.number} failed", one.at, told[:300]))
+    moments += [Moment(f"Attempt {one.number} failed", one.at, one.summary) for one in failures(job)]
     if job.crashes:
         moments.append(Moment("Workers lost", None, f"{job.crashes} died or lost their lease with it"))
     if job.started_at is not None:
