@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import Query
 from markupsafe import Markup
+from pydantic import ValidationError
 from starlette.responses import Response
 
 from corral.errors import JobNotFound, UnknownJobType
@@ -324,7 +325,10 @@ async def _pipeline_of(visit: Visit, status: JobStatus) -> JobStatus | None:
 
 def _steps_of(pipeline: JobStatus) -> list[Step]:
     """All steps of a pipeline, those too that it hasn't reported yet."""
-    reported = {step.job_type: step for step in reported_steps(pipeline)}
+    try:
+        reported = {step.job_type: step for step in reported_steps(pipeline)}
+    except ValidationError:  # not a report of Corral's
+        reported = {}
     return [reported.get(one) or Step(job_type=one, job_id="") for one in STEPS]
 
 
