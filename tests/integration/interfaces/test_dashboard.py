@@ -141,7 +141,7 @@ async def test_timeline_says_when_each_attempt_failed(client: Client, corral: Co
     await corral.add_job("anything", {"n": 1}, job_id="job")
     ours, theirs = trace_of(ValueError("no slot free"), attempt=2), "Error: from Node\n    at x.js:1"
     keys = QueueKeys(corral.prefix, "anything")
-    await corral.redis.hset(keys.job("job"), "stacktrace", json.dumps([ours, theirs]))  # type: ignore[misc]
+    await corral.redis.hset(keys.job("job"), "stacktrace", json.dumps([ours, theirs]))
     at = failed_attempt(ours).at
 
     page = (await client.get("/dashboard/jobs/anything/job")).text
@@ -170,7 +170,7 @@ async def test_pipeline_is_drawn_with_all_its_steps(
     data = {"taskId": "1", "userId": "ann", "projectId": "p", "prompt": "x"}
     await corral.add_job("pipeline", data, job_id="whole")
     progress = json.dumps({"percent": 20, "stage": "x", "steps": steps})
-    await corral.redis.hset(QueueKeys(corral.prefix, "pipeline").job("whole"), "progress", progress)  # type: ignore[misc]
+    await corral.redis.hset(QueueKeys(corral.prefix, "pipeline").job("whole"), "progress", progress)
 
     page = (await client.get("/dashboard/jobs/pipeline/whole")).text
 
