@@ -117,7 +117,7 @@ async def main() -> None:
         bench = Bench(
             settings=settings,
             folder=folder,
-            projects=ProjectStore(redis),
+            projects=ProjectStore(redis, prefix="corral:bull"),
             workspaces=Workspaces(data_dir=settings.data_dir, commits=CommitStore(redis)),
             tests=TestRunner(make_sandbox(settings), data_dir=settings.data_dir),
             model=model,

@@ -80,7 +80,7 @@ class Corral:
         #: Looks on while jobs are added and run (traces, metrics); set it before workers are started.
         self.observer: JobObserver | None = None
         #: What the handlers of the four job types share: projects, workspaces, search, …
-        self.parts = Parts(self.settings, lambda: self.redis)
+        self.parts = Parts(self.settings, lambda: self.redis, namespace=self.namespace)
         builtin = builtin_job_types(self.parts, default_options(self.settings)) if job_types is None else ()
         self._builtin = frozenset(spec.name for spec in builtin)
         for spec in (*builtin, *(job_types or ())):
@@ -89,6 +89,14 @@ class Corral:
     def __repr__(self) -> str:
         where = str(parse_redis_url(self._url)) if self._url is not None else "embedded"
         return f"<Corral {where} prefix={self.prefix!r} {len(self._types)} job types>"
+
+    @property
+    def namespace(self) -> str:
+        """Start of the keys beside BullMQ's own (projects, tokens, …): two prefixes on one Redis share nothing.
+
+        BullMQ's prefix is a part of it, so that on a Cluster its hash tag keeps them with the queues.
+        """
+        return f"corral:{self.prefix}"
 
     def twin(self) -> Corral:
         """Another one with the same settings and job types, present and future, but connections of its own.
@@ -388,7 +396,7 @@ class Corral:
             PayloadInvalid: A payload or option doesn't fit. Nothing reached Redis.
         """
         await self.connect()
-        return await add_flow(flow, self._queue_now)
+        return await add_flow(flow, self._queue_now, trace_context=self._trace_context())
 
     # --- asking
 

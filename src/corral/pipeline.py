@@ -62,6 +62,8 @@ _SPAN: Final[Mapping[JobType, tuple[float, float]]] = {
     JobType.TEST_EXECUTION: (75, 92),
     JobType.PR_CREATION: (92, 100),
 }
+STEPS: Final = tuple(_SPAN)
+"""The job types of a pipeline's steps, in their order."""
 
 
 class Pipeline(WireModel):

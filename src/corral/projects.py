@@ -121,10 +121,10 @@ class ProjectStore:
 
     Args:
         redis: A connected client.
-        prefix: Start of the key.
+        prefix: Start of the key: ``Corral.namespace``, so that platforms with prefixes of their own share nothing.
     """
 
-    def __init__(self, redis: RedisCommands, *, prefix: str = "corral") -> None:
+    def __init__(self, redis: RedisCommands, *, prefix: str) -> None:
         self._redis = redis
         self._key = f"{prefix}:projects"
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
@@ -93,6 +94,11 @@ class RateLimitDecision:
         return fields
 
 
+@lru_cache(maxsize=4096)
+def _quoted(text: str) -> str:
+    return quote(text, safe="")
+
+
 class RateLimiter:
     """Counts requests per user and endpoint, exactly, however many processes ask at once.
 
@@ -123,7 +129,7 @@ class RateLimiter:
         if cost < 0:
             raise ConfigurationError(f"a request's cost is 0 or more, got {cost!r}")
         window_us = rule.window // timedelta(microseconds=1)
-        key = f"{self._prefix}:ratelimit:{quote(user_id, safe='')}:{quote(endpoint, safe='')}"
+        key = f"{self._prefix}:ratelimit:{_quoted(user_id)}:{_quoted(endpoint)}"
         # The whole script each time: it is short, and no server can have forgotten it.
         allowed, remaining, reset_us, retry_us = await self._redis.execute_command(
             "EVAL", _HIT, 1, key, rule.limit, window_us, cost

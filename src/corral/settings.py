@@ -199,6 +199,8 @@ class Settings(BaseSettings):
     """Bind address of ``corral serve``."""
     port: int = Field(default=8787, ge=1, le=65535)
     """Port of ``corral serve``."""
+    metrics_host: str = "127.0.0.1"
+    """Bind address of ``corral worker --metrics-port``; another than loopback needs an API token or a JWT key."""
     request_limit: int = Field(default=100, ge=0)
     """HTTP requests a minute per user and endpoint; 0 lifts the limit."""
     request_max_bytes: int = Field(default=8_388_608, ge=1024)

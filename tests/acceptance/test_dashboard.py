@@ -18,6 +18,7 @@ from corral.adapters.forge.port import NewPullRequest
 from corral.client import Corral
 from corral.interfaces.http import create_app
 from corral.interfaces.identity import TokenStore
+from corral.jobs.pr_creation.description import Description
 from corral.projects import Project
 from corral.queue.job import Job
 from corral.settings import Settings
@@ -66,7 +67,7 @@ async def world() -> AsyncIterator[World]:
             return {"width": 3}
 
         await corral.connect()
-        token, _ = await TokenStore(corral.redis).create("boss", ["admin"])
+        token, _ = await TokenStore(corral.redis, prefix=corral.namespace).create("boss", ["admin"])
         port = free_port()
         made = World(corral, f"http://127.0.0.1:{port}/dashboard", token)
         app = create_app(corral, workers=["thumbnail"])
@@ -115,7 +116,13 @@ async def open_pull_request(world: World, folder: Path) -> Repository:
     head = repository.commit(
         {"add.py": f"def add(*numbers):\n    return sum(numbers)  # {'x' * 300}\n"}, branch="corral/7"
     )
-    body = f"It adds a thing. {'y' * 300}\n\n## Tests\n\nAll tests pass: 3 of 3."
+    body = Description(
+        text=f"It adds **a thing**. {'y' * 300}\n\n- one\n- two\n\n```py\nx = 1\n```",
+        task_id="7",
+        user_id="ada",
+        key="0" * 32,
+        test_summary="All tests pass: 3 of 3.\n\n| case | time |\n|---|---|\n| add | 1 s |",
+    ).body(limit=60_000)
     request = NewPullRequest(
         title="Add any number", body=body, source_branch="corral/7", target_branch="main", head=head
     )

@@ -23,7 +23,7 @@ from corral.jobs.pr_creation.payload import PrCreation, PrResult, PrState
 from corral.jobs.test_execution.payload import TestExecution
 from corral.jobs.test_execution.report import CaseOutcome, TestCase, TestReport
 from corral.pipeline import PIPELINE, PipelineResult, StepState, reported_steps
-from corral.projects import Project, ProjectStore
+from corral.projects import Project
 from corral.testing import EmbeddedServer
 
 BASE, COMMIT = "b" * 40, "c" * 40
@@ -136,7 +136,7 @@ def steps() -> Steps:
 async def farm(corral_server: EmbeddedServer, corral_prefix: str, steps: Steps) -> Farm:
     made = Farm(corral_server.url, corral_prefix, steps)
     async with made.corral() as corral:
-        store = ProjectStore(corral.redis)
+        store = corral.parts.projects
         await store.add(
             Project(id="p", repository="/srv/p.git", default_branch="trunk", test_command="pytest -q"), replace=True
         )

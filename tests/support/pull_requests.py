@@ -47,21 +47,22 @@ class PullRequestBench:
         forges: Forges | None = None,
         redis: RedisCommands | None = None,
         scanner: SecretScanner | None = None,
+        namespace: str = "corral:bull",
     ) -> None:
         self.repository = repository or Repository(folder / "forge")
         self.redis = redis or MemoryRedis()
         fields: dict[str, Any] = {"id": "shop", "repository": str(self.repository.bare), **(project or {})}
         self.project = Project(**fields)
         self.forges = forges or Forges()
-        self.projects = ProjectStore(self.redis)
-        self.commits = CommitStore(self.redis)
+        self.projects = ProjectStore(self.redis, prefix=namespace)
+        self.commits = CommitStore(self.redis, prefix=namespace)
         self.data_dir = folder / "data"
         self.workspaces = Workspaces(data_dir=self.data_dir, commits=self.commits, remote_of=self.forges.remote)
         self.handler = PrCreationHandler(
             projects=self.projects,
             workspaces=self.workspaces,
             forges=self.forges,
-            records=PullRequestRecords(self.redis),
+            records=PullRequestRecords(self.redis, prefix=namespace),
             scanner=scanner or Unscanned(),
         )
         self.local = LocalForge()

@@ -45,7 +45,7 @@ def test_what_does_not_fit_is_told(fields: dict[str, object], told: str) -> None
 
 
 async def test_projects_are_added_once_listed_replaced_and_removed() -> None:
-    store = ProjectStore(MemoryRedis())
+    store = ProjectStore(MemoryRedis(), prefix="corral:bull")
     shop = Project(id="shop", repository="/srv/shop.git")
     blog = Project(id="blog", repository="/srv/blog.git", test_command="pytest")
     await store.add(shop)

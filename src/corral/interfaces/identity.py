@@ -11,7 +11,6 @@ The rules, in one place:
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import json
@@ -22,19 +21,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from corral.errors import ConfigurationError, ExtraMissing, NotAuthenticated, NotPermitted
-from corral.settings import Settings
+from corral.errors import ConfigurationError, NotAuthenticated, NotPermitted
 
 _TOKEN: Final = re.compile(r"corral_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 _CACHE_SECONDS: Final = 1.0
 """How long a checked token is taken as still valid; a revoked one stops working everywhere within this time."""
 _CACHE_SIZE: Final = 4096
-_JWT_MIN_SECRET_BYTES: Final = 32
-_ASYMMETRIC: Final = ("RS256", "ES256", "EdDSA")
-_USER: Final = re.compile(r"[^\x00-\x20\x7f]{1,128}")
+USER_ID: Final = re.compile(r"[^\x00-\x20\x7f]{1,128}")
 
 
 class Scope(StrEnum):
@@ -169,7 +164,7 @@ class TokenStore:
         prefix: Of the keys.
     """
 
-    def __init__(self, redis: Any, *, prefix: str = "corral") -> None:
+    def __init__(self, redis: Any, *, prefix: str) -> None:
         self._redis = redis
         self._prefix = prefix
         self._checked: dict[str, tuple[float, Principal]] = {}
@@ -207,7 +202,7 @@ class TokenStore:
             raise ConfigurationError(f"expected scopes out of {', '.join(Scope)}; {error}") from None
         if not wanted:
             raise ConfigurationError(f"expected at least one scope out of {', '.join(Scope)}, got none")
-        if not _USER.fullmatch(user_id):
+        if not USER_ID.fullmatch(user_id):
             raise ConfigurationError(f"expected a user id of 1 to 128 visible characters, got {user_id!r}")
         token_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
         now = datetime.now(UTC)
@@ -339,133 +334,22 @@ def _token_info(token_id: str, record: Mapping[str, str]) -> TokenInfo:
     )
 
 
-class JwtVerifier:
-    """Checks the platform's own signed tokens (PyJWT).
-
-    Claims: ``sub`` is the user, ``exp`` is required, ``scope`` (space-separated) or ``scopes`` (list) are Corral's
-    scopes, ``submit read`` when absent; ``projects`` (list) limits projects; ``iss`` and ``aud`` as configured.
-    The algorithm is decided by the key that is configured, never by the token: a public key is no HMAC secret.
-
-    Raises:
-        ConfigurationError: A short secret or an unreadable key set.
-        ExtraMissing: PyJWT is not installed.
-    """
-
-    def __init__(
-        self,
-        *,
-        secret: str | None = None,
-        jwks: str | None = None,
-        issuer: str | None = None,
-        audience: str | None = None,
-    ) -> None:
-        try:
-            import jwt  # noqa: PLC0415 - an extra, needed only here
-        except ModuleNotFoundError:
-            raise ExtraMissing("JWT identity needs PyJWT: pip install 'corral[http]'") from None
-        if (secret is None) == (jwks is None):
-            raise ConfigurationError("expected exactly one of jwt_secret and jwt_jwks")
-        if secret is not None and len(secret.encode()) < _JWT_MIN_SECRET_BYTES:
-            raise ConfigurationError(f"expected a jwt_secret of at least {_JWT_MIN_SECRET_BYTES} bytes")
-        self._jwt = jwt
-        self._secret = secret
-        self._issuer = issuer
-        self._audience = audience
-        self._client: Any = None
-        self._keys: dict[str | None, Any] = {}
-        if jwks is not None and re.match(r"https?://", jwks):
-            self._client = jwt.PyJWKClient(jwks, cache_jwk_set=True, lifespan=300, timeout=5)
-        elif jwks is not None:
-            self._keys = self._read_key_set(Path(jwks))
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> JwtVerifier | None:
-        """The verifier that the settings ask for, if any."""
-        if settings.jwt_secret is None and settings.jwt_jwks is None:
-            return None
-        return cls(
-            secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
-            jwks=settings.jwt_jwks,
-            issuer=settings.jwt_issuer,
-            audience=settings.jwt_audience,
-        )
-
-    def _read_key_set(self, path: Path) -> dict[str | None, Any]:
-        try:
-            keys = self._jwt.PyJWKSet.from_json(path.read_text())
-        except (OSError, ValueError, self._jwt.PyJWTError) as error:
-            raise ConfigurationError(f"expected a JWK set in {path}: {error}") from None
-        return {key.key_id: key for key in keys.keys if key.key_type != "oct"}
+class Verifier(Protocol):
+    """Checks credentials of one kind."""
 
     async def check(self, token: str) -> Principal:
         """Say whose token this is.
 
         Raises:
-            NotAuthenticated: Bad signature, algorithm, issuer or audience, expired, or without a usable ``sub``.
+            NotAuthenticated: It is not accepted.
         """
-        try:
-            if self._secret is not None:
-                claims = self._decode(token, self._secret, ("HS256",))
-            else:
-                claims = self._decode(token, await self._key(token), _ASYMMETRIC)
-        except self._jwt.PyJWTError as error:
-            raise NotAuthenticated(f"this JWT is not accepted: {error}") from None
-        user = claims.get("sub")
-        if not isinstance(user, str) or not _USER.fullmatch(user):
-            raise NotAuthenticated("expected the user's id in the JWT's claim 'sub'")
-        return Principal(
-            user_id=user,
-            scopes=_scopes_of(claims),
-            kind=CredentialKind.JWT,
-            projects=_projects_of(claims),
-            expires_at=datetime.fromtimestamp(float(claims["exp"]), UTC),
-        )
-
-    def _decode(self, token: str, key: Any, algorithms: tuple[str, ...]) -> dict[str, Any]:
-        claims: dict[str, Any] = self._jwt.decode(
-            token,
-            key,
-            algorithms=list(algorithms),
-            issuer=self._issuer,
-            audience=self._audience,
-            leeway=timedelta(seconds=10),
-            options={"require": ["exp", "sub"]},
-        )
-        return claims
-
-    async def _key(self, token: str) -> Any:
-        if self._client is not None:
-            # PyJWKClient blocks on the network when it doesn't know the key.
-            return await asyncio.to_thread(self._client.get_signing_key_from_jwt, token)
-        key_id = self._jwt.get_unverified_header(token).get("kid")
-        key = self._keys.get(key_id)
-        if key is None and key_id is None and len(self._keys) == 1:
-            key = next(iter(self._keys.values()))
-        if key is None:
-            raise self._jwt.InvalidTokenError("no key of this 'kid' in the key set")
-        return key
-
-
-def _scopes_of(claims: Mapping[str, Any]) -> frozenset[Scope]:
-    named = claims.get("scope", claims.get("scopes"))
-    if named is None:
-        return frozenset({Scope.SUBMIT, Scope.READ})
-    names = named.split() if isinstance(named, str) else named
-    known = set(Scope)
-    return frozenset(Scope(name) for name in names if name in known) if isinstance(names, list) else frozenset()
-
-
-def _projects_of(claims: Mapping[str, Any]) -> frozenset[str] | None:
-    named = claims.get("projects")
-    if named is None:
-        return None
-    return frozenset(name for name in named if isinstance(name, str)) if isinstance(named, list) else frozenset()
+        ...
 
 
 class Authenticator:
     """Turns a credential into a principal: an API token, a JWT, or nothing at all on a machine without tokens."""
 
-    def __init__(self, tokens: TokenStore, jwt: JwtVerifier | None = None) -> None:
+    def __init__(self, tokens: TokenStore, jwt: Verifier | None = None) -> None:
         self.tokens = tokens
         self._jwt = jwt
 

@@ -10,6 +10,7 @@ from corral.adapters.forge.local import LocalForge, LocalPullRequest
 from corral.adapters.forge.port import PullRequestState, Refusal
 from corral.adapters.mirror import FileChange
 from corral.errors import ForgeFailed, GitFailed
+from corral.jobs.pr_creation.description import test_summary_in
 from corral.projects import ForgeKind, Project
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ ON_ANOTHER_FORGE: Final = "on_another_forge"
 _DIFF_BYTES: Final = 4 * 1024 * 1024
 _COMMENT: Final = re.compile(r"<!--.*?-->", re.DOTALL)
 _HEADING: Final = re.compile(r"^(#{1,6})\s+(.*?)\s*#*\s*$")
-_ABOUT_TESTS: Final = re.compile(r"test|verif|\bqa\b", re.IGNORECASE)
 _SIGNATURE: Final = "---\nOpened by Corral for user"
 
 
@@ -140,19 +140,23 @@ def is_local(project: Project) -> bool:
 def split_body(body: str) -> tuple[str, str | None]:
     """A pull request's body as description and test summary, both without comments.
 
-    The test summary is the last section whose heading speaks of tests, up to the next heading of its rank or above, or
-    Corral's signature. Corral writes its own last, so that a heading inside a description can't pass for it.
+    Corral marks the summary when it writes the body; a heading that speaks of tests is none. A heading under which
+    nothing is left goes with it.
     """
-    text, mark, signature = _COMMENT.sub("", body).strip().rpartition(_SIGNATURE)
-    lines = (text if mark else signature).split("\n")
-    signed = (mark + signature).strip() if mark else ""
-    headings = [(at, len(found[1]), found[2]) for at, line in enumerate(lines) if (found := _HEADING.match(line))]
-    tests = ""
-    for at, rank, title in reversed(headings):
-        if _ABOUT_TESTS.search(title):
-            end = next((other for other, its, _ in headings if other > at and its <= rank), len(lines))
-            tests = "\n".join(lines[at + 1 : end]).strip()
-            lines[at:end] = []
-            break
-    description = "\n".join(lines).strip()
-    return "\n\n".join(part for part in (description, signed) if part), tests or None
+    found = test_summary_in(body)
+    if found is None:
+        return _COMMENT.sub("", body).strip(), None
+    start, end, summary = found
+    above = _COMMENT.sub("", body[:start]).strip().split("\n")
+    below = _COMMENT.sub("", body[end:]).strip()
+    heading = _HEADING.match(above[-1])
+    if heading and (not below or below.startswith(_SIGNATURE) or _is_of_rank(below, len(heading[1]))):
+        del above[-1]
+    description = "\n\n".join(part for part in ("\n".join(above).strip(), below) if part)
+    return description, _COMMENT.sub("", summary).strip() or None
+
+
+def _is_of_rank(text: str, rank: int) -> bool:
+    """Whether a text begins with a heading of that rank or above."""
+    heading = _HEADING.match(text.partition("\n")[0])
+    return heading is not None and len(heading[1]) <= rank

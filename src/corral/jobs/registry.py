@@ -38,11 +38,13 @@ class Parts:
     Args:
         settings: Says which ones.
         redis: A connected client; asked for when a part needs it.
+        namespace: Start of the keys of what is kept there.
     """
 
-    def __init__(self, settings: Settings, redis: Callable[[], RedisClient]) -> None:
+    def __init__(self, settings: Settings, redis: Callable[[], RedisClient], *, namespace: str) -> None:
         self.settings = settings
         self._redis = redis
+        self._namespace = namespace
         self._models: dict[str, LanguageModel] = {}
         self._opening = asyncio.Lock()
 
@@ -51,7 +53,7 @@ class Parts:
         """The registered projects."""
         from corral.projects import ProjectStore  # noqa: PLC0415 - see the module's head; so below
 
-        return ProjectStore(self._redis())
+        return ProjectStore(self._redis(), prefix=self._namespace)
 
     @cached_property
     def forges(self) -> Forges:
@@ -70,7 +72,7 @@ class Parts:
         key = self.settings.commit_signing_key
         return Workspaces(
             data_dir=self.settings.data_dir,
-            commits=CommitStore(self._redis()),
+            commits=CommitStore(self._redis(), prefix=self._namespace),
             remote_of=self.forges.remote,
             signing=None if key is None else Signing(key),
         )
@@ -193,7 +195,7 @@ class Parts:
             projects=self.projects,
             workspaces=self.workspaces,
             forges=self.forges,
-            records=PullRequestRecords(self._redis()),
+            records=PullRequestRecords(self._redis(), prefix=self._namespace),
             scanner=BetterleaksScanner(),
             task_url=self.settings.task_url,
         )

@@ -43,18 +43,19 @@ class FlowJob:
     children: tuple[FlowJob, ...] = ()
 
 
-async def add_flow(flow: Flow, find: Callable[[str], Queue]) -> FlowJob:
+async def add_flow(flow: Flow, find: Callable[[str], Queue], *, trace_context: str | None = None) -> FlowJob:
     """Add a tree of jobs in one transaction.
 
     Args:
         find: The queue of a job type.
+        trace_context: The trace that those jobs go on with whose options name none.
 
     Raises:
         PayloadInvalid: A payload doesn't fit; nothing reached Redis.
         UnknownJobType: A job type is not declared.
     """
     commands: list[tuple[str, bytes]] = []
-    tree = _plan(flow, find, None, commands, now_ms())
+    tree = _plan(flow, find, None, commands, timestamp_ms=now_ms(), trace_context=trace_context)
     replies = await find(flow.job_type).transaction(commands)
     for reply in replies:
         check_code(reply, job_id=tree.job.id, action="added")
@@ -66,12 +67,14 @@ def _plan(
     find: Callable[[str], Queue],
     parent: Mapping[str, Any] | None,
     commands: list[tuple[str, bytes]],
+    *,
     timestamp_ms: int,
+    trace_context: str | None,
 ) -> FlowJob:
     queue = find(flow.job_type)
     options = options_from(queue.spec.defaults, flow.options)
     job_id = options.job_id or uuid.uuid4().hex
-    options = options.changed(job_id=job_id)
+    options = options.changed(job_id=job_id, trace_context=options.trace_context or trace_context)
     delay_ms = options.delay_ms(timestamp_ms)
     reference = dict(parent) if parent is not None else None
     if reference is not None and options.on_failure in _MARK:
@@ -91,5 +94,8 @@ def _plan(
         )
     )
     own = {"id": job_id, "queueKey": queue.keys.qualified}
-    children = tuple(_plan(child, find, own, commands, timestamp_ms) for child in flow.children)
+    children = tuple(
+        _plan(child, find, own, commands, timestamp_ms=timestamp_ms, trace_context=trace_context)
+        for child in flow.children
+    )
     return FlowJob(QueuedJob(job_id, queue.spec.name), children)

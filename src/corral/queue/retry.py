@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from corral.errors import (
@@ -27,6 +28,8 @@ _TRACE_CHARACTERS = 16_000
 _REASON_CHARACTERS = 4_000
 #: How many traces of earlier attempts are kept.
 TRACES_KEPT = 10
+_SUMMARY_CHARACTERS = 300
+_HEAD = re.compile(r"\[attempt ([0-9]{1,9}) failed at ([0-9T:.+-]{20,40})\]\n")
 
 
 class Verdict(StrEnum):
@@ -81,8 +84,49 @@ def reason_of(error: BaseException) -> str:
     return text if len(text) <= _REASON_CHARACTERS else f"{text[:_REASON_CHARACTERS]}…"
 
 
-def trace_of(error: BaseException) -> str:
-    """The error's traceback, cut in its middle when it is long."""
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """One failed attempt, as a job's list of traces has it."""
+
+    #: 1 for the first; None: a worker that isn't Corral's wrote it.
+    number: int | None
+    #: When it failed; None as above, for BullMQ's format keeps no such time.
+    at: datetime | None
+    trace: str
+
+    @property
+    def summary(self) -> str:
+        """What went wrong, in one line: of a trace of Python's the last one, of Node's the first."""
+        lines = self.trace.strip().splitlines()
+        return (lines[0] if self.at is None else lines[-1])[:_SUMMARY_CHARACTERS] if lines else ""
+
+
+def trace_of(error: BaseException, *, attempt: int) -> str:
+    """What a job's list of traces holds of a failed attempt.
+
+    BullMQ keeps the times of a job's last start and of its end, and of an earlier attempt nothing but this text. So its
+    first line says which attempt it was and when it ended; `failed_attempt` reads it.
+
+    Returns:
+        That line and the error's traceback, cut in its middle when it is long.
+    """
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return f"[attempt {attempt} failed at {now}]\n{_traceback_of(error)}"
+
+
+def failed_attempt(trace: str) -> FailedAttempt:
+    """Read what `trace_of` wrote, or the bare trace of another worker."""
+    found = _HEAD.match(trace)
+    if found is None:
+        return FailedAttempt(None, None, trace)
+    try:
+        at = datetime.fromisoformat(found[2])
+    except ValueError:  # somebody else's text that looks like ours
+        return FailedAttempt(None, None, trace)
+    return FailedAttempt(int(found[1]), at, trace[found.end() :])
+
+
+def _traceback_of(error: BaseException) -> str:
     text = "".join(traceback.format_exception(error))
     if len(text) <= _TRACE_CHARACTERS:
         return text

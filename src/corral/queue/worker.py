@@ -679,7 +679,7 @@ class Worker:
                 await self._pause_queue(decision.delay)
                 await self._give_back(record.id, lane)
                 return NOTHING if self._stopping.is_set() else await self._claim(lane)
-            traces = [*record.stacktrace, trace_of(failure)][-TRACES_KEPT:]
+            traces = [*record.stacktrace, trace_of(failure, attempt=record.attempts_made + 1)][-TRACES_KEPT:]
             changed = ["failedReason", reason, "stacktrace", pydantic_core.to_json(traces).decode()]
             if decision.verdict is Verdict.FAIL:
                 await self._forget_cancellation(lane, record)

@@ -170,3 +170,17 @@ def test_a_worker_finishes_its_jobs_and_ends(environment: dict[str, str], cli: C
     assert json.loads(out.splitlines()[-1])["event"] == "stopped"
     # Its time was up: the job was handed back, not lost.
     assert documents("stats", "linger")[0]["waiting"] == 1
+
+
+def test_a_job_s_words_can_t_steer_the_terminal(worker: subprocess.Popen[str], cli: Cli, documents: Documents) -> None:
+    hostile = "Ada\x1b]0;owned\x07\x1b[2J\u202e[/red]"
+    added = cli("add", "greet", "-d", json.dumps({"name": hostile}), "--id", "hostile", "--watch")
+
+    assert added.exit_code == 0, added.output
+    commands = (("status", "greet", "hostile"), ("logs", "greet", "hostile"), ("list", "greet"))
+    shown = [cli(*command) for command in commands]
+    for output in (added.stdout, added.stderr, *(one.stdout for one in shown)):
+        assert not set("\x1b\x07\u202e") & set(output)
+    assert "\\u001b]0;owned" in shown[1].stdout
+    (logs,) = documents("logs", "greet", "hostile")
+    assert logs["lines"] == [f"greeting {hostile}"], "programs get it as it is"

@@ -14,9 +14,12 @@ from tests.support.repositories import Repository
 
 from corral.adapters.forge.local import LocalForge
 from corral.adapters.forge.port import NewPullRequest
+from corral.jobs.pr_creation.description import Description
 
 Documents = Callable[..., list[Any]]
-BODY = "It adds *a thing*.\n\n## Tests\n\nAll tests pass: 3 of 3.\n\n---\nOpened by Corral for user `ada`, task `7`.\n"
+BODY = Description(
+    text="It adds *a thing*.", task_id="7", user_id="ada", key="0" * 32, test_summary="All tests pass: 3 of 3."
+).body(limit=60_000)
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ async def client(open_client: ClientFactory) -> Client:
 @pytest.fixture
 async def token_for(corral: Corral) -> TokenFactory:
     async def make(user: str, *scopes: str, **options: object) -> str:
-        token, _ = await TokenStore(corral.redis).create(user, scopes, **options)  # type: ignore[arg-type]
+        token, _ = await TokenStore(corral.redis, prefix=corral.namespace).create(user, scopes, **options)  # type: ignore[arg-type]
         return token
 
     return make

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import timedelta
 from typing import Any
 
 import httpx2 as httpx
 import jwt
 import pytest
-from tests.integration.interfaces.samples import ClientFactory, TokenFactory, code_generation
+from fastapi import FastAPI
+from tests.integration.interfaces.samples import Client, ClientFactory, TokenFactory, code_generation
 
 from corral.client import Corral
-from corral.errors import ConfigurationError
+from corral.errors import ConfigurationError, NotAuthenticated
 from corral.interfaces.http import create_app
-from corral.interfaces.identity import Authenticator, JwtVerifier, TokenStore
+from corral.interfaces.identity import Authenticator, TokenStore
+from corral.interfaces.jwts import JwtVerifier
+from corral.projects import Project
 
 SECRET = "a secret of thirty-two bytes or more"
 READ, SUBMIT, MANAGE, ADMIN = "read", "submit", "manage", "admin"
@@ -42,7 +46,36 @@ ENDPOINTS = [
     ("GET", "/v1/me", None, READ),
     ("GET", "/v1/tokens", None, ADMIN),
     ("POST", "/v1/tokens", {"userId": "x", "scopes": ["read"]}, ADMIN),
+    ("DELETE", "/v1/tokens/0123456789abcdef", None, ADMIN),
+    ("DELETE", "/v1/jobs/anything/{own}", None, SUBMIT),
+    ("POST", "/v1/jobs/anything/{own}/retry", None, SUBMIT),
+    ("GET", "/v1/jobs/anything/{own}/events", None, READ),
+    ("GET", "/v1/queues/anything/events", None, READ),
+    ("PUT", "/v1/queues/anything/schedules/nightly", {"everyMs": 60_000, "data": {}}, MANAGE),
+    ("DELETE", "/v1/queues/anything/schedules/nightly", None, MANAGE),
+    ("GET", "/v1/projects", None, READ),
+    ("POST", "/v1/projects", {"id": "new", "repository": "/srv/new.git"}, MANAGE),
+    ("GET", "/v1/projects/site", None, READ),
+    ("DELETE", "/v1/projects/site", None, MANAGE),
+    ("GET", "/v1/projects/site/search?query=x", None, READ),
+    ("GET", "/v1/projects/site/pulls", None, READ),
+    ("GET", "/v1/projects/site/pulls/1", None, READ),
+    ("POST", "/v1/projects/site/pulls/1/merge", None, MANAGE),
+    ("POST", "/v1/projects/site/pulls/1/close", None, MANAGE),
+    ("GET", "/metrics", None, READ),
 ]
+#: What a caller who may is told, where that isn't a success: there is no such token, schedule, repository or index, and
+#: a job that waits can't be tried again.
+OTHERWISE = {
+    ("DELETE", "/v1/tokens/0123456789abcdef"): "token-not-found",
+    ("DELETE", "/v1/queues/anything/schedules/nightly"): "job-not-found",
+    ("POST", "/v1/jobs/anything/{own}/retry"): "job-state-conflict",
+    ("GET", "/v1/projects/site/search?query=x"): None,
+    ("GET", "/v1/projects/site/pulls"): "repository-not-found",
+    ("GET", "/v1/projects/site/pulls/1"): "repository-not-found",
+    ("POST", "/v1/projects/site/pulls/1/merge"): "repository-not-found",
+    ("POST", "/v1/projects/site/pulls/1/close"): "repository-not-found",
+}
 GRANTS = {
     READ: {READ},
     SUBMIT: {SUBMIT},
@@ -58,11 +91,22 @@ async def own_job(corral: Corral, user: str = "ann", **options: Any) -> str:
 
 @pytest.mark.parametrize(("method", "path", "body", "needs"), ENDPOINTS, ids=str)
 async def test_scopes(  # noqa: PLR0917
-    corral: Corral, open_client: ClientFactory, token_for: TokenFactory, method: str, path: str, body: Any, needs: str
+    app: FastAPI,
+    corral: Corral,
+    open_client: ClientFactory,
+    token_for: TokenFactory,
+    method: str,
+    path: str,
+    body: Any,
+    needs: str,
 ) -> None:
     nobody = await open_client()
     await token_for("somebody", ADMIN)
+    await corral.parts.projects.add(Project.model_validate({"id": "site", "repository": "/nowhere/site.git"}))
+    otherwise = OTHERWISE.get((method, path), "")
     path = path.replace("{own}", await own_job(corral))
+    if path.endswith("/events"):
+        app.state.corral_api.closing.set()  # or the stream would have no end
 
     assert (await nobody.request(method, path, json=body)).status_code == 401
     stranger = await open_client(token="corral_0123456789abcdef_" + "A" * 43)
@@ -73,11 +117,39 @@ async def test_scopes(  # noqa: PLR0917
             answer = await caller.request(method, path, json=body)
             assert (answer.status_code, answer.json()["type"]) == (403, "urn:corral:problem:not-permitted"), held
     allowed = await open_client(token=await token_for("ann", needs))
-    assert (await allowed.request(method, path, json=body)).status_code in {200, 201, 202}
+    answer = await allowed.request(method, path, json=body)
+    if otherwise:
+        assert answer.json()["type"] == f"urn:corral:problem:{otherwise}"
+    elif otherwise is not None:
+        assert answer.status_code in {200, 201, 202, 204}
+    assert answer.status_code not in {401, 403}
+
+
+async def test_every_route_is_tried(client: Client) -> None:
+    """A route that is new has to be put into the table, with the scope that its description gives."""
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    documented = {
+        (method.upper(), path): operation["x-corral-scope"]
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+    }
+    tried = {}
+    for method, path, _, needs in ENDPOINTS:
+        plain = path.partition("?")[0]
+        fitting = [key for key in documented if key[0] == method and _fits(plain, key[1])]
+        assert len(fitting) == 1, (method, path, fitting)
+        tried[fitting[0]] = needs
+
+    assert tried == {key: scope for key, scope in documented.items() if scope != "none"}
+    assert {key[1] for key, scope in documented.items() if scope == "none"} == {"/healthz", "/readyz"}
+
+
+def _fits(path: str, template: str) -> bool:
+    pattern = re.sub(r"\\\{[^}]*\\\}", "[^/]+", re.escape(template))
+    return re.fullmatch(pattern, path) is not None
 
 
 OWN = [(method, path, body) for method, path, body, _ in ENDPOINTS if "{own}" in path]
-OWN += [("DELETE", "/v1/jobs/anything/{own}", None), ("POST", "/v1/jobs/anything/{own}/retry", None)]
 
 
 @pytest.mark.parametrize(("method", "path", "body"), OWN, ids=str)
@@ -192,7 +264,7 @@ async def test_secret_is_stored_nowhere(corral: Corral, token_for: TokenFactory)
     token = await token_for("ann", READ)
     secret = token.rsplit("_", 1)[1] if token.count("_") == 2 else token[24:]
     stored = []
-    async for key in corral.redis.scan_iter("corral:token*"):
+    async for key in corral.redis.scan_iter(f"{corral.namespace}:token*"):
         kind = await corral.redis.type(key)
         if kind == "hash":
             stored.append(str(await corral.redis.hgetall(key)))
@@ -210,7 +282,7 @@ async def test_expired_token_ends(open_client: ClientFactory, token_for: TokenFa
 async def test_server_does_not_fall_open_when_its_last_token_ends(
     corral: Corral, open_client: ClientFactory, token_for: TokenFactory
 ) -> None:
-    store = TokenStore(corral.redis)
+    store = TokenStore(corral.redis, prefix=corral.namespace)
     _, info = await store.create("ann", [ADMIN])
     nobody = await open_client()
     await store.revoke(info.id)
@@ -243,18 +315,18 @@ async def test_without_a_token_only_programs_of_this_machine_are_served(
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "corral.example"])  # noqa: S104 - refused
 async def test_public_bind_is_refused_without_a_token(corral: Corral, token_for: TokenFactory, host: str) -> None:
-    authenticator = Authenticator(TokenStore(corral.redis))
+    authenticator = Authenticator(TokenStore(corral.redis, prefix=corral.namespace))
     with pytest.raises(ConfigurationError, match="corral token create"):
         await authenticator.refuse_public_bind(host)
     for loopback in ("127.0.0.1", "localhost", "::1"):
         await authenticator.refuse_public_bind(loopback)
 
     await token_for("ann", READ)
-    await Authenticator(TokenStore(corral.redis)).refuse_public_bind(host)
+    await Authenticator(TokenStore(corral.redis, prefix=corral.namespace)).refuse_public_bind(host)
 
 
 async def test_jwt_of_the_platform(corral: Corral, open_client: ClientFactory) -> None:
-    authenticator = Authenticator(TokenStore(corral.redis), JwtVerifier(secret=SECRET))
+    authenticator = Authenticator(TokenStore(corral.redis, prefix=corral.namespace), JwtVerifier(secret=SECRET))
     app = create_app(corral, authenticator=authenticator)
     soon = 4_000_000_000
     token = jwt.encode({"sub": "ann", "exp": soon, "scope": "read submit"}, SECRET, algorithm="HS256")
@@ -289,3 +361,17 @@ async def test_limit_is_per_user_and_endpoint_and_says_so(
     assert (await ann.get("/v1/me")).status_code == 200
     assert (await bob.get("/v1/queues")).status_code == 200
     assert {(await free.get("/v1/queues")).status_code for _ in range(5)} == {200}
+
+
+async def test_platforms_on_one_redis_share_nothing(corral: Corral, token_for: TokenFactory) -> None:
+    """Two queue prefixes: neither the other's tokens nor its projects."""
+    token = await token_for("ann", "admin")
+    await corral.parts.projects.add(Project.model_validate({"id": "site", "repository": "/srv/site.git"}))
+    other = Corral(corral._url, prefix="another", settings=corral.settings)
+
+    async with other:
+        assert await other.parts.projects.list() == []
+        with pytest.raises(NotAuthenticated):
+            await TokenStore(other.redis, prefix=other.namespace).check(token)
+    assert [project.id for project in await corral.parts.projects.list()] == ["site"]
+    assert (await TokenStore(corral.redis, prefix=corral.namespace).check(token)).user_id == "ann"

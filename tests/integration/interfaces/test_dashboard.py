@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -13,10 +14,13 @@ import httpx2 as httpx
 import pytest
 from tests.integration.interfaces.samples import Client, ClientFactory, TokenFactory
 
+from corral import pipeline
 from corral.client import Corral
 from corral.interfaces.dashboard import presenting
 from corral.interfaces.identity import TokenStore
 from corral.queue.flow import Flow
+from corral.queue.job import Job
+from corral.queue.retry import failed_attempt, trace_of
 from corral.wire.keys import QueueKeys
 
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{7*7}}"
@@ -133,6 +137,68 @@ async def test_flow_is_shown_from_each_of_its_jobs(client: Client, corral: Corra
         assert 'href="/dashboard/jobs/thumbnail/leaf"' in page
 
 
+async def test_timeline_says_when_each_attempt_failed(client: Client, corral: Corral) -> None:
+    await corral.add_job("anything", {"n": 1}, job_id="job")
+    ours, theirs = trace_of(ValueError("no slot free"), attempt=2), "Error: from Node\n    at x.js:1"
+    keys = QueueKeys(corral.prefix, "anything")
+    await corral.redis.hset(keys.job("job"), "stacktrace", json.dumps([ours, theirs]))
+    at = failed_attempt(ours).at
+
+    page = (await client.get("/dashboard/jobs/anything/job")).text
+
+    assert at is not None
+    assert f'<strong>Attempt 2 failed</strong> <time datetime="{at.isoformat()}">' in page
+    assert "ValueError: no slot free" in page
+    assert "<strong>Attempt 2 failed</strong><span" in page, "Node's has a number by its place, and no time"
+    assert "[attempt 2" not in page
+
+
+@pytest.mark.parametrize(
+    ("steps", "states"),
+    [
+        ([{"jobType": "codebase-indexing", "jobId": "i", "state": "completed", "seconds": 1.5},
+          {"jobType": "code-generation", "jobId": "g", "state": "running"}],
+         ["completed", "running", "pending", "pending"]),
+        ([], ["pending"] * 4),
+        ([{"jobType": MARKUP}], ["pending"] * 4),
+    ],
+)  # fmt: skip
+async def test_pipeline_is_drawn_with_all_its_steps(
+    client: Client, corral: Corral, steps: list[Any], states: list[str]
+) -> None:
+    pipeline.register(corral)
+    data = {"taskId": "1", "userId": "ann", "projectId": "p", "prompt": "x"}
+    await corral.add_job("pipeline", data, job_id="whole")
+    progress = json.dumps({"percent": 20, "stage": "x", "steps": steps})
+    await corral.redis.hset(QueueKeys(corral.prefix, "pipeline").job("whole"), "progress", progress)
+
+    page = (await client.get("/dashboard/jobs/pipeline/whole")).text
+
+    chain = page[page.index('<ol class="chain">') : page.index("</ol>", page.index('<ol class="chain">'))]
+    assert re.findall(r'class="state [^"]*">([a-z]+)<', chain) == states
+    assert re.findall(r'class="name">([a-z-]+)<', chain) == list(pipeline.STEPS)
+
+
+async def test_workers_tell_how_far_their_jobs_are(client: Client, corral: Corral) -> None:
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    @corral.handler("slow")
+    async def slow(job: Job[dict[str, Any]]) -> None:
+        await job.progress({"percent": 40, "stage": "halving"})
+        reached.set()
+        await go.wait()
+
+    await corral.start_workers(["slow"])
+    await corral.add_job("slow", {"userId": "ann"}, job_id="long")
+    await asyncio.wait_for(reached.wait(), 20)
+
+    page = (await client.get("/dashboard/workers")).text
+    go.set()
+
+    assert 'href="/dashboard/jobs/slow/long">long</a>' in page
+    assert "40 %, halving, for " in page
+
+
 async def test_login_and_logout(open_client: ClientFactory, token_for: TokenFactory) -> None:
     token = await token_for("ann", "read")
     browser = await open_client()
@@ -167,7 +233,7 @@ async def test_cookie_is_secure_behind_tls(open_client: ClientFactory, token_for
 
 
 async def test_revoked_token_ends_its_logins(corral: Corral, open_client: ClientFactory) -> None:
-    store = TokenStore(corral.redis)
+    store = TokenStore(corral.redis, prefix=corral.namespace)
     token, info = await store.create("ann", ["read"])
     browser = await open_client()
     await log_in(browser, token)

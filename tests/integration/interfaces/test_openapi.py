@@ -53,6 +53,7 @@ async def test_fuzzer_finds_nothing(corral: Corral, token_for: TokenFactory, tmp
         "--suppress-health-check", "all",
         "--warnings", "off",
         "--no-color",
+        *(["--seed", os.environ["CORRAL_FUZZ_SEED"]] if "CORRAL_FUZZ_SEED" in os.environ else []),
         cwd=tmp_path,
         env={**os.environ, "SCHEMATHESIS_HOOKS": "fuzz_hooks", "PYTHONPATH": str(HERE)},
         stdout=asyncio.subprocess.PIPE,

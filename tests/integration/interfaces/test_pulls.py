@@ -14,13 +14,16 @@ from tests.support.repositories import Repository
 from corral.adapters.forge.local import LocalForge
 from corral.adapters.forge.port import NewPullRequest
 from corral.client import Corral
+from corral.jobs.pr_creation.description import Description
 from corral.projects import Project
 from corral.wire.keys import QueueKeys
 
 PULLS = "/v1/projects/shop/pulls"
 PAGE = "/dashboard/projects/shop/pulls"
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{7*7}}"
-BODY = "It adds *a thing*.\n\n## Tests\n\nAll tests pass: 3 of 3.\n\n---\nOpened by Corral for user `ada`, task `7`.\n"
+BODY = Description(
+    text="It adds *a thing*.", task_id="7", user_id="ada", key="0" * 32, test_summary="All tests pass: 3 of 3."
+).body(limit=60_000)
 
 
 @pytest.fixture
@@ -166,7 +169,7 @@ async def test_pages_lead_from_projects_to_the_diff(client: Client, repository: 
 async def test_markup_in_a_pull_request_stays_text(client: Client, repository: Repository) -> None:
     await open_one(
         repository, "corral/<b>", {"<img src=x onerror=a()>.py": f"{MARKUP}\n"}, title=MARKUP,
-        body=f"{MARKUP}\n\n## Tests\n\n{MARKUP}",
+        body=Description(text=MARKUP, task_id="7", user_id="ada", key="0" * 32, test_summary=MARKUP).body(limit=60_000),
     )  # fmt: skip
 
     for path in (PAGE, f"{PAGE}/1"):

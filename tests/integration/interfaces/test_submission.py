@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -139,7 +140,7 @@ async def test_key_of_a_request_that_died_half_way_is_completed(client: Client, 
     headers = {"Idempotency-Key": "k-3"}
     first = await client.post("/v1/jobs/anything", json={"data": {}}, headers=headers)
     await corral.remove_job("anything", first.json()["id"])
-    (record,) = [key async for key in corral.redis.scan_iter("corral:idempotency:*")]
+    (record,) = [key async for key in corral.redis.scan_iter(f"{corral.namespace}:idempotency:*")]
     stored = str(await corral.redis.get(record))
     await corral.redis.set(record, stored.partition(', "answer"')[0] + "}", keepttl=True)
 
@@ -171,7 +172,7 @@ async def test_key_of_a_batch_adds_it_once(client: Client, corral: Corral) -> No
 async def test_every_key_in_redis_has_an_end(client: Client, corral: Corral) -> None:
     await client.post("/v1/jobs/thumbnail", json={"data": {"url": "x"}}, headers={"Idempotency-Key": "e"})
 
-    for pattern in ("corral:idempotency:*", "corral:owner:*"):
+    for pattern in (f"{corral.namespace}:idempotency:*", f"{corral.namespace}:owner:*"):
         keys = [key async for key in corral.redis.scan_iter(pattern)]
         assert keys
         assert all([await corral.redis.ttl(key) > 0 for key in keys])
@@ -191,3 +192,28 @@ async def test_waiting_states_are_listed(client: Client) -> None:
     listed = (await client.get("/v1/jobs/anything", params={"state": "delayed"})).json()["jobs"]
 
     assert [job["state"] for job in listed] == [JobState.DELAYED]
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8", "application/JSON"])
+async def test_short_and_long_way_add_the_same(client: Client, corral: Corral, content_type: str) -> None:
+    """Requests of the usual form go round FastAPI's own solving of parameters; others don't."""
+    headers = {"Content-Type": content_type}
+    body = {"data": {"n": 1}, "options": {"delayMs": 60_000, "priority": 7, "attempts": 2}}
+
+    answer = await client.post("/v1/jobs/anything", content=json.dumps(body), headers=headers)
+
+    assert answer.status_code == 201
+    status = await corral.get_job_status("anything", answer.json()["id"])
+    assert answer.headers["location"] == f"/v1/jobs/anything/{status.id}"
+    assert (status.data, status.priority, status.max_attempts, status.delay_ms) == (
+        {"n": 1, "userId": "local"}, 7, 2, 60_000,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1E+999", "1" + "0" * 400, "123456789" * 30 + "e99"])
+async def test_number_that_no_float_holds_is_refused(client: Client, number: str) -> None:
+    body = f'{{"data": {{"n": {number}.0}}}}' if number.isdigit() else f'{{"data": {{"n": {number}}}}}'
+
+    answer = await client.post("/v1/jobs/anything", content=body, headers={"Content-Type": "application/json"})
+
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:corral:problem:request-invalid")

@@ -15,7 +15,7 @@ from tests.support.web_server import Reply
 
 from corral.client import Corral
 from corral.errors import JobFailed
-from corral.projects import ForgeKind, Project, ProjectStore
+from corral.projects import ForgeKind, Project
 from corral.settings import Settings
 from corral.testing.server import EmbeddedServer
 
@@ -39,12 +39,14 @@ async def corral(
     )
     async with Corral(corral_server.url, prefix=corral_prefix, settings=settings) as corral:
         project = Project(id="shop", repository=github.address, forge=ForgeKind.GITHUB)
-        await ProjectStore(corral.redis).add(project, replace=True)
+        await corral.parts.projects.add(project, replace=True)
         yield corral
 
 
 async def asked(tmp_path: Path, corral: Corral, github: FakeGitHub) -> dict[str, str]:
-    bench = PullRequestBench(tmp_path / "maker", repository=github.repository, redis=corral.redis)
+    bench = PullRequestBench(
+        tmp_path / "maker", repository=github.repository, redis=corral.redis, namespace=corral.namespace
+    )
     return {
         "taskId": "7",
         "userId": "ada",

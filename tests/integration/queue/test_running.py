@@ -28,6 +28,7 @@ from corral import (
     Unrecoverable,
 )
 from corral.errors import AdapterError
+from corral.queue.retry import failed_attempt
 
 Raw = Callable[..., Awaitable[Any]]
 
@@ -82,7 +83,15 @@ async def test_a_failure_is_retried_with_back_off_and_keeps_each_trace(corral: C
         assert await corral.wait_for_result(job, timeout=SOON) == "attempt 3 of 3"
     status = await corral.get_job_status("flaky", job.id)
     assert status.attempts == 3
-    assert ["attempt 1" in trace or "attempt 2" in trace for trace in status.stacktrace] == [True, True]
+    failures = [failed_attempt(trace) for trace in status.stacktrace]
+    assert [one.number for one in failures] == [1, 2]
+    assert ["ValueError: attempt 1" in failures[0].trace, "ValueError: attempt 2" in failures[1].trace] == [True, True]
+    first, second = (one.at for one in failures)
+    assert first is not None
+    assert second is not None
+    assert status.created_at is not None
+    assert status.finished_at is not None
+    assert status.created_at <= first < second <= status.finished_at
     assert started[1] - started[0] >= 0.08
     assert started[2] - started[1] >= 0.16
 

@@ -34,7 +34,7 @@ BREAK = MEND.replace("+    return a + b", "+    return b - a")
 async def handler(tmp_path: Path, runner: TestRunner) -> TestExecutionHandler:
     repository = Repository(tmp_path / "repository", FILES)
     redis = MemoryRedis()
-    projects = ProjectStore(redis)
+    projects = ProjectStore(redis, prefix="corral:bull")
     await projects.add(Project(id="demo", repository=str(repository.bare)))
     workspaces = Workspaces(data_dir=tmp_path / "data", commits=CommitStore(redis))
     return TestExecutionHandler(projects=projects, workspaces=workspaces, runner=runner, baselines=Baselines(redis))

@@ -8,14 +8,22 @@ const require = createRequire(new URL('../../node/package.json', import.meta.url
 const { FlowProducer, Queue, QueueEvents, UnrecoverableError, Worker } = require('bullmq');
 const { createBullBoard } = require('@bull-board/api');
 const { BullMQAdapter } = require('@bull-board/api/bullMQAdapter');
+const { BullMQOtel } = require('bullmq-otel');
+const { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } = require('@opentelemetry/sdk-trace-node');
 
 const { hostname, port } = new URL(process.env.INTEROP_REDIS_URL);
 const connection = { host: hostname, port: Number(port) };
 
+// Node's spans, kept so that the tests can ask for them. Only what asks for `traced` makes any.
+const spans = new InMemorySpanExporter();
+new NodeTracerProvider({ spanProcessors: [new SimpleSpanProcessor(spans)] }).register();
+const telemetry = new BullMQOtel({ tracerName: 'interop' });
+const tracing = ({ traced }) => (traced ? { telemetry } : {});
+
 const queues = new Map();
-const queue = ({ prefix, queue: name }) => {
-  const key = `${prefix}:${name}`;
-  if (!queues.has(key)) queues.set(key, new Queue(name, { connection, prefix }));
+const queue = ({ prefix, queue: name, traced }) => {
+  const key = `${prefix}:${name}${traced ? ':traced' : ''}`;
+  if (!queues.has(key)) queues.set(key, new Queue(name, { connection, prefix, ...tracing({ traced }) }));
   return queues.get(key);
 };
 
@@ -105,7 +113,7 @@ const commands = {
     return jobs.map((job) => job.id);
   },
   addFlow: async (c) => {
-    if (!flows.has(c.prefix)) flows.set(c.prefix, new FlowProducer({ connection, prefix: c.prefix }));
+    if (!flows.has(c.prefix)) flows.set(c.prefix, new FlowProducer({ connection, prefix: c.prefix, ...tracing(c) }));
     const tree = await flows.get(c.prefix).add(c.flow);
     const ids = ({ job, children = [] }) => ({ id: job.id, children: children.map(ids) });
     return ids(tree);
@@ -144,7 +152,7 @@ const commands = {
   metrics: (c) => queue(c).getMetrics(c.target, 0, 10),
 
   startWorker: async (c) => {
-    const worker = new Worker(c.queue, act, { connection, prefix: c.prefix, ...c.opts });
+    const worker = new Worker(c.queue, act, { connection, prefix: c.prefix, ...tracing(c), ...c.opts });
     worker.on('error', () => {});
     await worker.waitUntilReady();
     const key = String(workers.size + 1);
@@ -185,6 +193,16 @@ const commands = {
       return { error: error.message };
     }
   },
+
+  // Node's finished spans of one trace.
+  spans: (c) =>
+    spans
+      .getFinishedSpans()
+      .filter((span) => span.spanContext().traceId === c.trace)
+      .map((span) => ({ name: span.name, id: span.spanContext().spanId, parent: span.parentSpanContext?.spanId ?? null })),
+  // The trace that a traced `add` of this job began.
+  traceOf: async (c) =>
+    spans.getFinishedSpans().find((span) => span.attributes['bullmq.job.id'] === c.job)?.spanContext() ?? null,
 
   board: async (c) => {
     const server = boardServer();

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from corral.errors import ConfigurationError, NotAuthenticated, NotPermitted
-from corral.interfaces.identity import CredentialKind, JwtVerifier, Principal, Scope, is_loopback
+from corral.interfaces.identity import CredentialKind, Principal, Scope, is_loopback
+from corral.interfaces.jwts import JwtVerifier
 from corral.interfaces.observability.telemetry import Telemetry
 
 SECRET = "a secret of thirty-two bytes or more"

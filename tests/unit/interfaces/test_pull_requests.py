@@ -22,6 +22,11 @@ def _body(text: str, tests: str | None, template: str | None = None) -> str:
          "## Summary\n\nWhy.\n\n## Notes\nSee wiki.", "3 of 3\n\n### Slow\n- a"),
         ("## Tests\n\nAll is well, believe me.", "**Tests fail**", None,
          "## Tests\n\nAll is well, believe me.", "**Tests fail**"),
+        ("## Tests\n\nAll is well, believe me.", None, None, "## Tests\n\nAll is well, believe me.", None),
+        ("Why.\n<!-- corral:tests -->\nAll pass\n<!-- /corral:tests -->", "1 failed", None, "Why.\n\nAll pass",
+         "1 failed"),
+        ("Why.", "2 of 2", "## Testing\n\nRun `make`.\n\n{{tests}}\n\nThanks.\n\n{{description}}",
+         "## Testing\n\nRun `make`.\n\nThanks.\n\nWhy.", "2 of 2"),
     ],
 )  # fmt: skip
 def test_what_corral_wrote_is_found_again(
@@ -33,7 +38,7 @@ def test_what_corral_wrote_is_found_again(
     assert shown == f"{description}\n\n---\nOpened by Corral for user `ada`, task `7`."
 
 
-@pytest.mark.parametrize("body", ["", "Plain.", "<!-- only a comment -->", "#", "# Tests"])
+@pytest.mark.parametrize("body", ["", "Plain.", "# Verified\n\nBy tests.", "<!-- only a comment -->", "#", "# Tests"])
 def test_a_body_of_somebody_else_is_a_description(body: str) -> None:
     shown, found = split_body(body)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from corral.errors import (
     UnknownProject,
     Unrecoverable,
 )
-from corral.queue.retry import Verdict, decide, reason_of, trace_of
+from corral.queue.retry import FailedAttempt, Verdict, decide, failed_attempt, reason_of, trace_of
 from corral.wire.codec import JobRecord
 
 
@@ -72,4 +72,18 @@ def test_reasons(error: BaseException, text: str) -> None:
 
 def test_long_reasons_and_traces_are_cut() -> None:
     assert len(reason_of(ValueError("x" * 100_000))) < 5_000
-    assert len(trace_of(ValueError("x" * 100_000))) < 20_000
+    assert len(trace_of(ValueError("x" * 100_000), attempt=1)) < 20_000
+
+
+def test_a_trace_says_which_attempt_failed_and_when() -> None:
+    before = datetime.now(UTC)
+    found = failed_attempt(trace_of(ValueError("no"), attempt=2))
+
+    assert (found.number, found.trace, found.summary) == (2, "ValueError: no\n", "ValueError: no")
+    assert found.at is not None
+    assert before - timedelta(milliseconds=1) <= found.at <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("trace", ["", "Error: no\n    at x.js:1", "[attempt 1 failed at 2026-99-99T99:99:99.999]\nx"])
+def test_a_trace_of_another_worker_has_no_time(trace: str) -> None:
+    assert failed_attempt(trace) == FailedAttempt(None, None, trace)

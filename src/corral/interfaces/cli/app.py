@@ -30,13 +30,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (serving, demo, jobs, queues, code, mcp, doctor):
+_RUN, _JOBS, _QUEUES, _CODE, _ACCESS = "Run", "Jobs", "Queues", "Projects and code", "Access"
+for part, panel in (
+    (serving, _RUN),
+    (demo, _RUN),
+    (doctor, _RUN),
+    (jobs, _JOBS),
+    (queues, _QUEUES),
+    (code, _CODE),
+    (mcp, _CODE),
+):
+    for command in part.commands.registered_commands:
+        command.rich_help_panel = panel
     app.add_typer(part.commands)
-app.add_typer(schedules.commands, name="schedule")
-app.add_typer(pipelines.commands, name="pipeline")
-app.add_typer(projects.commands, name="project")
-app.add_typer(pulls.commands, name="pr")
-app.add_typer(tokens.commands, name="token")
+app.add_typer(schedules.commands, name="schedule", rich_help_panel=_QUEUES)
+app.add_typer(pipelines.commands, name="pipeline", rich_help_panel=_CODE)
+app.add_typer(projects.commands, name="project", rich_help_panel=_CODE)
+app.add_typer(pulls.commands, name="pr", rich_help_panel=_CODE)
+app.add_typer(tokens.commands, name="token", rich_help_panel=_ACCESS)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it so

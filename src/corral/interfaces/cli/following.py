@@ -10,12 +10,11 @@ from time import monotonic
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from corral.client import Corral
 from corral.errors import JobFailed, ResultTimedOut
-from corral.interfaces.cli.output import ExitCode, Output
+from corral.interfaces.cli.output import ExitCode, Output, foreign
 from corral.queue.job import JobState
 from corral.queue.status import JobStatus
 
@@ -117,8 +116,9 @@ def _json_lines(output: Output) -> Callable[[Update], None]:
 def _plain_lines(console: Console) -> Callable[[Update], None]:
     def show(update: Update) -> None:
         for line in update.lines:
-            console.print(escape(line))
-        console.print(f"[dim]{update.status.state} {update.status.progress:.0f} % {escape(stage_of(update.status))}[/]")
+            console.print(foreign(line))
+        stage = foreign(stage_of(update.status))
+        console.print(f"[dim]{update.status.state} {update.status.progress:.0f} % {stage}[/]")
 
     return show
 
@@ -137,9 +137,9 @@ def _bar(console: Console) -> tuple[Callable[[Update], None], Live]:
 
     def show(update: Update) -> None:
         for line in update.lines:
-            live.console.print(escape(line))
+            live.console.print(foreign(line))
         what = " ".join(part for part in (str(update.status.state), stage_of(update.status)) if part)
-        progress.update(task, completed=update.status.progress, description=escape(what))
+        progress.update(task, completed=update.status.progress, description=foreign(what))
 
     return show, live
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from corral.client import Corral
 from corral.interfaces.cli.following import ending_code, show_following
-from corral.interfaces.cli.output import ExitCode, Output
+from corral.interfaces.cli.output import ExitCode, Output, foreign
 from corral.interfaces.cli.parameters import (
     JobIdArgument,
     JobTypeArgument,
@@ -72,7 +72,7 @@ def add(
         payload = read_payload(data)
         job = await corral.add_job(await known_job_type(corral, job_type), payload, **given)
         if not watch:
-            output.show(job, escape(job.id))
+            output.show(job, foreign(job.id))
             return None
         output.note(f"{job.job_type} {job.id}")
         return await _watch(corral, output, job.job_type, job.id, None)
@@ -112,12 +112,12 @@ def list_jobs(
         found = await corral.list_jobs(name, states or None, offset=offset, limit=limit)
         rows: list[list[RenderableType]] = [
             [
-                escape(job.id),
+                foreign(job.id),
                 state_text(job.state),
                 f"{job.progress:.0f} %",
-                escape(job.user_id or "-"),
+                foreign(job.user_id or "-"),
                 moment(job.created_at),
-                escape((job.error or "")[:80]),
+                foreign((job.error or "")[:80]),
             ]
             for job in found
         ]
@@ -151,7 +151,7 @@ async def _watch(corral: Corral, output: Output, job_type: str, job_id: str, tim
         if ended.state is JobState.COMPLETED:
             output.out.print(result_block(ended.result))
         else:
-            output.err.print(f"[red]{escape(ended.error or 'failed')}[/]")
+            output.err.print(f"[red]{foreign(ended.error or 'failed')}[/]")
     return ending_code(ended)
 
 
@@ -174,7 +174,7 @@ def logs(
             return await _watch(corral, output, name, job_id, None)
         await corral.get_job_status(name, job_id)  # a job without a log and no job are not the same
         page = await corral.get_job_logs(name, job_id, offset=offset, limit=limit)
-        output.show(page, *(escape(line) for line in page.lines))
+        output.show(page, *(foreign(line) for line in page.lines))
         if offset + len(page.lines) < page.total:
             output.note(f"… {page.total - offset - len(page.lines)} more lines (--offset {offset + len(page.lines)})")
         return None

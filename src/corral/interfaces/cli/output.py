@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
@@ -15,6 +16,8 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 
 from corral import errors
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class ExitCode(IntEnum):
@@ -94,6 +97,16 @@ def as_json(value: Any) -> Any:
     return to_jsonable_python(value, timedelta_mode="float", fallback=str)
 
 
+def without_controls(text: str) -> str:
+    """Text of strangers with what steers a terminal, or turns its direction, written out."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
+
+
+def foreign(text: str) -> str:
+    """Text of strangers as Rich's markup that says just that text, and can't steer the terminal."""
+    return escape(without_controls(text))
+
+
 class Output:
     """Where a command's answer goes: results to standard output, everything else to standard error."""
 
@@ -126,5 +139,5 @@ class Output:
             self.err.file.write(json.dumps(document, ensure_ascii=False) + "\n")
             self.err.file.flush()
         else:
-            self.err.print(f"[bold red]corral:[/] {escape(message)}")
+            self.err.print(f"[bold red]corral:[/] {foreign(message)}")
         return code

@@ -14,9 +14,9 @@ from rich.text import Text
 from corral.adapters.forge.local import LocalPullRequest
 from corral.adapters.forge.port import PullRequestState
 from corral.client import Corral
-from corral.interfaces.cli.output import Output
+from corral.interfaces.cli.output import Output, without_controls
 from corral.interfaces.cli.parameters import JsonOption, ProjectArgument
-from corral.interfaces.cli.rendering import diff_block, moment, plain_table, without_controls
+from corral.interfaces.cli.rendering import diff_block, moment, plain_table
 from corral.interfaces.cli.session import run
 from corral.interfaces.pull_requests import PullRequests, Review
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,9 +13,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from corral.interfaces.cli.output import as_json
+from corral.interfaces.cli.output import as_json, foreign, without_controls
 from corral.jobs.test_execution.report import CaseOutcome, TestReport
 from corral.queue.job import JobState
+from corral.queue.retry import failed_attempt
 from corral.queue.status import JobStatus, QueueStats
 
 STATE_STYLES: Mapping[str, str] = {
@@ -26,7 +26,6 @@ STATE_STYLES: Mapping[str, str] = {
     JobState.DELAYED: "yellow",
 }
 _CASES_SHOWN = 20
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def state_text(state: str) -> Text:
@@ -47,26 +46,31 @@ def job_panel(status: JobStatus) -> RenderableType:
             f"{status.attempts} of {status.max_attempts}" + (f", {status.crashes} crashes" if status.crashes else ""),
         ),
         ("priority", str(status.priority)),
-        ("user", status.user_id or "-"),
+        ("user", foreign(status.user_id or "-")),
         ("created", moment(status.created_at)),
         ("started", moment(status.started_at)),
         ("finished", moment(status.finished_at)),
     ]
     if status.worker:
-        rows.append(("worker", escape(status.worker)))
+        rows.append(("worker", foreign(status.worker)))
     if status.error:
-        rows.append(("error", Text(status.error, style="red")))
+        rows.append(("error", Text(without_controls(status.error), style="red")))
+    for place, trace in enumerate(status.stacktrace, start=1):
+        one = failed_attempt(trace)
+        when = f"{moment(one.at)}  " if one.at else ""
+        told = Text(f"failed {when}{without_controls(one.summary)}", style="red")
+        rows.append((f"attempt {one.number or place}", told))
     for name, value in rows:
         facts.add_row(name, value)
     parts: list[RenderableType] = [facts, Text("data", style="dim"), json_block(status.data)]
     if status.state is JobState.COMPLETED:
         parts += [Text("result", style="dim"), result_block(status.result)]
-    return Panel(Group(*parts), title=f"{escape(status.job_type)} {escape(status.id)}", title_align="left")
+    return Panel(Group(*parts), title=f"{foreign(status.job_type)} {foreign(status.id)}", title_align="left")
 
 
 def _stage(status: JobStatus) -> str:
     stage = (status.progress_detail or {}).get("stage")
-    return f" ({stage})" if stage else ""
+    return f" ({foreign(str(stage))})" if stage else ""
 
 
 def moment(instant: datetime | None) -> str:
@@ -88,7 +92,7 @@ def age(seconds: float) -> str:
 
 def json_block(value: Any) -> RenderableType:
     """A value as highlighted JSON."""
-    return _highlighted(json.dumps(as_json(value), indent=2, ensure_ascii=False), "json")
+    return _highlighted(without_controls(json.dumps(as_json(value), indent=2, ensure_ascii=False)), "json")
 
 
 def result_block(result: Any) -> RenderableType:
@@ -111,15 +115,15 @@ def test_report(report: TestReport) -> RenderableType:
     bad_first = sorted(report.cases, key=lambda case: case.outcome in {CaseOutcome.PASSED, CaseOutcome.SKIPPED})
     for case in bad_first[:_CASES_SHOWN]:
         style = {"passed": "green", "skipped": "yellow"}.get(case.outcome, "red")
-        name = Text(f"{case.file}::{case.name}" if case.file else case.name)
+        name = Text(without_controls(f"{case.file}::{case.name}" if case.file else case.name))
         if case.message:
-            name.append("\n" + case.message.splitlines()[0], style="red")
+            name.append("\n" + without_controls(case.message.splitlines()[0]), style="red")
         table.add_row(Text(case.outcome, style=style), name, f"{case.seconds:.2f} s")
     if len(bad_first) > _CASES_SHOWN:
         table.add_row("", Text(f"… and {len(bad_first) - _CASES_SHOWN} more", style="dim"), "")
     parts: list[RenderableType] = [Text.assemble(verdict, counts), table]
     if not report.cases and report.output_tail:
-        parts.append(Text(report.output_tail, style="dim"))
+        parts.append(Text(without_controls(report.output_tail), style="dim"))
     return Group(*parts)
 
 
@@ -132,11 +136,6 @@ def _highlighted(text: str, language: str) -> RenderableType:
     from rich.syntax import Syntax  # noqa: PLC0415 - its highlighter's tables are for the few commands that show code
 
     return Syntax(text, language, background_color="default", word_wrap=True)
-
-
-def without_controls(text: str) -> str:
-    """Text of strangers with what steers a terminal, or turns its direction, written out."""
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
 
 
 def stats_table(rows: Iterable[QueueStats]) -> RenderableType:

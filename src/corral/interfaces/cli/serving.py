@@ -47,7 +47,11 @@ def worker(
     concurrency: ConcurrencyOption = None,
     metrics_port: Annotated[
         int | None,
-        typer.Option("--metrics-port", min=1, max=65535, help="Serve this process's metrics on loopback, at /metrics."),
+        typer.Option("--metrics-port", min=1, max=65535, help="Serve this process's metrics there, at /metrics."),
+    ] = None,
+    metrics_host: Annotated[
+        str | None,
+        typer.Option("--metrics-host", help="Bind address of the metrics; default: CORRAL_METRICS_HOST, 127.0.0.1."),
     ] = None,
     app: AppOption = None,
     json: JsonOption = False,
@@ -61,19 +65,18 @@ def worker(
 
     async def command(corral: Corral, output: Output) -> ExitCode | None:
         names = queue_names(corral, queues, own_first=invocation.app is not None)
-        with metrics_served(corral, metrics_port):
-            async with stop_signals() as stop:
-                workers = await corral.start_workers(names, concurrency=concurrency)
-                output.show({"event": "started", "queues": names}, f"serving {escape(', '.join(names))}")
-                ended = asyncio.create_task(workers.wait())
-                stopping = asyncio.create_task(stop.wait())
-                await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                stopping.cancel()
-                if not ended.done():
-                    grace = corral.settings.shutdown_timeout
-                    output.note(f"stopping: active jobs have {grace.total_seconds():.0f} s")
-                    await workers.stop(timeout=grace)
-                await ended
+        async with metrics_served(corral, metrics_port, host=metrics_host), stop_signals() as stop:
+            workers = await corral.start_workers(names, concurrency=concurrency)
+            output.show({"event": "started", "queues": names}, f"serving {escape(', '.join(names))}")
+            ended = asyncio.create_task(workers.wait())
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not ended.done():
+                grace = corral.settings.shutdown_timeout
+                output.note(f"stopping: active jobs have {grace.total_seconds():.0f} s")
+                await workers.stop(timeout=grace)
+            await ended
         output.show({"event": "stopped"}, "stopped")
         return None
 

@@ -40,7 +40,7 @@ def create(
     """Make a token and show it, this once. From then on the HTTP API asks everybody for one."""
 
     async def command(corral: Corral, output: Output) -> None:
-        token, info = await TokenStore(corral.redis).create(
+        token, info = await TokenStore(corral.redis, prefix=corral.namespace).create(
             user, scopes, name=name, lifetime=lifetime, projects=projects, request_limit=request_limit
         )
         output.note(f"token {info.id} of {user}; it is shown this once:")
@@ -54,7 +54,7 @@ def list_tokens(context: typer.Context, *, json: JsonOption = False) -> None:
     """List the tokens that still work."""
 
     async def command(corral: Corral, output: Output) -> None:
-        found = await TokenStore(corral.redis).list()
+        found = await TokenStore(corral.redis, prefix=corral.namespace).list()
         rows = [
             [
                 escape(one.id),
@@ -80,7 +80,7 @@ def revoke(
     """End a token; everywhere within a second."""
 
     async def command(corral: Corral, output: Output) -> ExitCode | None:
-        if not await TokenStore(corral.redis).revoke(token):
+        if not await TokenStore(corral.redis, prefix=corral.namespace).revoke(token):
             return output.fail(
                 LookupError(f"no token {escape(token)!r}. Mend: corral token list"), code=ExitCode.NOT_FOUND
             )

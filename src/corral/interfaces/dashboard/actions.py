@@ -99,7 +99,7 @@ async def login(request: Request) -> Response:
     fields = await form(request)
     await api.guard()
     peer = request.client.host if request.client else "local"
-    await RateLimiter(api.corral).check(f"peer {peer}", "login", _LOGINS)
+    await RateLimiter(api.corral, prefix=api.corral.namespace).check(f"peer {peer}", "login", _LOGINS)
     try:
         cookie, lifetime = await (await sessions(api)).begin(fields.get("token", "").strip())
     except (NotAuthenticated, NotPermitted) as error:

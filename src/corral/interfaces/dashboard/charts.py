@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from corral.queue.history import Stretch
 
 _WIDTH: Final = 600
-_HEIGHT: Final = 120
+_HEIGHT: Final = 102
 _BASE: Final = 100
 _TOP: Final = 8
 _SVG: Final = Markup(
@@ -63,8 +63,8 @@ def throughput_chart(stretches: Sequence[Stretch], label: str) -> Markup:
 def latency_chart(stretches: Sequence[Stretch], label: str) -> Markup:
     """Median and 95th percentile of wait and run together, on a logarithmic scale from 1 ms."""
     points: dict[str, list[str]] = {"median": [], "p95": []}
-    totals = [Percentiles.of([w + r for w, r in zip(one.wait_s, one.run_s, strict=True)]) for one in stretches]
-    most = max((found.p95 for found in totals if found), default=1.0)
+    totals = [Percentiles.of(_totals(one)) for one in stretches]
+    most = slowest(stretches) or 1.0
     scale = math.log10(max(most, 0.01) / 0.001)
     step = _WIDTH / max(1, len(stretches))
     for number, found in enumerate(totals):
@@ -84,6 +84,34 @@ def latency_chart(stretches: Sequence[Stretch], label: str) -> Markup:
 def _dash(place: str) -> list[str]:
     x, _, y = place.partition(",")
     return [f"{float(x) - 4:.1f},{y}", f"{float(x) + 4:.1f},{y}"]
+
+
+def failure_chart(stretches: Sequence[Stretch], label: str) -> Markup:
+    """The share of the jobs that ended as failed, one bar for each stretch, from 0 to 100 %."""
+    step = _WIDTH / max(1, len(stretches))
+    bars = []
+    for number, one in enumerate(stretches):
+        ended = one.completed + one.failed
+        if one.failed:
+            height = (_BASE - _TOP) * one.failed / ended
+            title = f"{one.start:%H:%M}: {one.failed} of {ended} failed"
+            bars.append(_BAR.format("bad", number * step + step * 0.1, _BASE - height, step * 0.8, height, title))
+    return _svg(label, [_AXIS.format(_WIDTH, _BASE, _BASE), *bars])
+
+
+def busiest(stretches: Sequence[Stretch]) -> int:
+    """Most jobs that ended in one stretch: the height of `throughput_chart`."""
+    return max((one.completed + one.failed for one in stretches), default=0)
+
+
+def slowest(stretches: Sequence[Stretch]) -> float | None:
+    """Seconds at the top of `latency_chart`; None when nothing is drawn."""
+    found = [Percentiles.of(_totals(one)) for one in stretches]
+    return max((one.p95 for one in found if one), default=None)
+
+
+def _totals(one: Stretch) -> list[float]:
+    return [wait + run for wait, run in zip(one.wait_s, one.run_s, strict=True)]
 
 
 def sparkline(counts: Sequence[int], label: str) -> Markup:

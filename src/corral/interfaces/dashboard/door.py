@@ -78,7 +78,8 @@ VisitDep = Annotated[Visit, Depends(_visit)]
 async def sessions(api: Api) -> Sessions:
     """The logins."""
     guard = await api.guard()
-    return Sessions(api.corral.redis, guard.authenticator, api.settings.session_lifetime)
+    corral = api.corral
+    return Sessions(corral.redis, guard.authenticator, api.settings.session_lifetime, prefix=corral.namespace)
 
 
 async def find_session(api: Api, request: Request) -> Session:

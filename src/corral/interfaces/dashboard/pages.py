@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import Query
 from markupsafe import Markup
+from pydantic import ValidationError
 from starlette.responses import Response
 
 from corral.errors import JobNotFound, UnknownJobType
 from corral.interfaces.dashboard import presenting
-from corral.interfaces.dashboard.charts import Percentiles, latency_chart, sparkline, throughput_chart
+from corral.interfaces.dashboard.charts import (
+    Percentiles,
+    busiest,
+    failure_chart,
+    latency_chart,
+    slowest,
+    sparkline,
+    throughput_chart,
+)
 from corral.interfaces.dashboard.door import Visit, VisitDep
 from corral.interfaces.dashboard.rendering import render
 from corral.interfaces.http.listing import JobFilter, find_jobs
 from corral.interfaces.http.models import JobId, JobTypeName
 from corral.interfaces.http.views import project_of
 from corral.jobs.job_type import JobType
-from corral.pipeline import PIPELINE, reported_steps
+from corral.pipeline import PIPELINE, STEPS, Step, reported_steps
 from corral.queue.family import Relative, children_of, relative
 from corral.queue.history import Stretch, oldest_waiting, read_history
 from corral.queue.job import JobState
@@ -33,11 +42,14 @@ if TYPE_CHECKING:
 Parts = dict[str, Markup]
 _PAGE: Final = 50
 _HOUR: Final = (timedelta(hours=1), 60)
+_GLANCE: Final = 12
+"""Into how many parts the overview cuts the last hour."""
 _DAY: Final = (timedelta(hours=24), 96)
 _TABS: Final = ("", "active", "waiting", "delayed", "waiting-children", "failed", "completed")
 _STEP_ID: Final = re.compile(rf"{PIPELINE}-(.+)-[0-9.]+-(?:{'|'.join(JobType)})")
 _FLOW_DEPTH: Final = 6
 _FLOW_NODES: Final = 60
+_JOBS_LOOKED_AT: Final = 50
 Text = Annotated[str, Query(max_length=200)]
 
 
@@ -60,7 +72,29 @@ async def overview(visit: VisitDep) -> Response:
 async def overview_parts(visit: Visit) -> Parts:
     """What changes on it."""
     rows = await asyncio.gather(*(_row(visit, name) for name in sorted(visit.api.corral.job_types)))
-    return {"queues": _part(visit, "part_queues.html", rows=rows)}
+    totals = {
+        "waiting": sum(row["stats"].waiting for row in rows),
+        "active": sum(row["stats"].active for row in rows),
+        "delayed": sum(row["stats"].delayed for row in rows),
+        "per_minute": sum(row["per_minute"] for row in rows),
+        "completed": sum(row["completed"] for row in rows),
+        "failed": sum(row["failed"] for row in rows),
+        "oldest": min((row["oldest"] for row in rows if row["oldest"]), default=None),
+    }
+    together = [_merged(some) for some in zip(*(row["history"] for row in rows), strict=True)]
+    charts = _charts(visit, together, "hour", _HOUR[0] / _GLANCE) if together else Markup("")
+    return {"queues": _part(visit, "part_queues.html", rows=rows, totals=totals, charts=charts)}
+
+
+def _merged(some: Sequence[Stretch]) -> Stretch:
+    """One stretch of several queues."""
+    return Stretch(
+        start=some[0].start,
+        completed=sum(one.completed for one in some),
+        failed=sum(one.failed for one in some),
+        wait_s=tuple(value for one in some for value in one.wait_s),
+        run_s=tuple(value for one in some for value in one.run_s),
+    )
 
 
 async def _row(visit: Visit, job_type: str) -> dict[str, Any]:
@@ -68,7 +102,7 @@ async def _row(visit: Visit, job_type: str) -> dict[str, Any]:
     stats, oldest, history = await asyncio.gather(
         corral.get_queue_stats(job_type),
         oldest_waiting(corral.redis, keys),
-        read_history(corral.redis, keys, span=_HOUR[0], stretches=12),
+        read_history(corral.redis, keys, span=_HOUR[0], stretches=_GLANCE),
     )
     completed = sum(one.completed for one in history)
     failed = sum(one.failed for one in history)
@@ -76,6 +110,9 @@ async def _row(visit: Visit, job_type: str) -> dict[str, Any]:
         "stats": stats,
         "oldest": oldest,
         "per_minute": sum(one.completed + one.failed for one in history[-2:]) / 10,
+        "history": history,
+        "completed": completed,
+        "failed": failed,
         "failures": failed / (completed + failed) if completed + failed else 0.0,
         "spark": sparkline(
             [one.completed + one.failed for one in history], f"{completed + failed} ended in the last hour"
@@ -156,7 +193,7 @@ async def queue(
     live = f"/live/queues/{job_type}?state={state}&span={span}"
     parts = await queue_parts(visit, job_type, state, span, cursor=cursor, charts=True)
     return visit.page(
-        "queue.html", title=job_type, job_type=job_type, state=state, span=span, parts=parts,
+        "queue.html", title=job_type, section="Queues", job_type=job_type, state=state, span=span, parts=parts,
         live=None if cursor else live, tabs=_TABS,
     )  # fmt: skip
 
@@ -172,19 +209,24 @@ async def queue_parts(
     if charts:
         length, stretches = _DAY if span == "day" else _HOUR
         history = await read_history(corral.redis, _keys(visit, job_type), span=length, stretches=stretches)
-        parts["charts"] = _charts(visit, history, span)
+        parts["charts"] = _charts(visit, history, span, length / stretches)
         if visit.session.principal.sees_everyone:
-            parts["workers"] = _part(visit, "part_workers.html", workers=await corral.list_workers(job_type))
+            parts["workers"] = await _workers_part(visit, [job_type])
     return parts
 
 
-def _charts(visit: Visit, history: list[Stretch], span: str) -> Markup:
+def _charts(visit: Visit, history: list[Stretch], span: str, width: timedelta) -> Markup:
     waits = [value for one in history for value in one.wait_s]
     runs = [value for one in history for value in one.run_s]
     completed, failed = sum(one.completed for one in history), sum(one.failed for one in history)
     return _part(
         visit,
         "part_charts.html",
+        times=_times(history, width * len(history)),
+        width=width.total_seconds(),
+        most=busiest(history),
+        slowest=slowest(history),
+        failures=failure_chart(history, f"Share of failed jobs in the last {span}: {failed} of {completed + failed}"),
         throughput=throughput_chart(history, f"Jobs ended in the last {span}: {completed} completed, {failed} failed"),
         latency=latency_chart(history, f"Time from due to done in the last {span}, median and 95th percentile"),
         completed=completed,
@@ -192,6 +234,12 @@ def _charts(visit: Visit, history: list[Stretch], span: str) -> Markup:
         wait=Percentiles.of(waits),
         run=Percentiles.of(runs),
     )
+
+
+def _times(history: Sequence[Stretch], span: timedelta) -> list[str]:
+    """What stands below a chart: its begin, its middle, its end."""
+    begin = history[0].start
+    return [f"{begin:%H:%M} UTC", f"{begin + span / 2:%H:%M}", "now"]
 
 
 # --- one job
@@ -203,27 +251,46 @@ async def job(visit: VisitDep, job_type: JobTypeName, job_id: JobId) -> Response
     logs = await visit.api.corral.get_job_logs(job_type, job_id, limit=1000)
     parts = await job_parts(visit, status)
     live = f"/live/jobs/{job_type}/{job_id}?offset={len(logs.lines)}"
-    return visit.page("job.html", title=f"{job_type} {job_id}", job=status, logs=logs, parts=parts, live=live)
+    return visit.page(
+        "job.html", title=f"{job_type} {job_id}", section="Jobs", job=status, logs=logs, parts=parts, live=live
+    )
 
 
 async def job_parts(visit: Visit, status: JobStatus) -> Parts:
     """What changes on it."""
     shape, result = presenting.shape_of(status.result)
     own_page = presenting.pull_request_path(shape, result, project_of(status.data))
-    nodes = await family_of(visit, status)
+    pipeline = await _pipeline_of(visit, status)
+    graph = (
+        _part(visit, "part_pipeline.html", pipeline=pipeline, steps=_steps_of(pipeline), job=status)
+        if pipeline is not None
+        else _part(visit, "part_flow.html", nodes=await family_of(visit, status), job=status)
+    )
     return {
-        "head": _part(visit, "part_job.html", job=status, timeline=presenting.timeline(status)),
-        "outcome": _part(visit, "part_outcome.html", job=status, result=result, shape=shape, own_page=own_page),
-        "flow": _part(visit, "part_flow.html", nodes=nodes, job=status),
+        "head": _part(
+            visit,
+            "part_job.html",
+            job=status,
+            timeline=presenting.timeline(status),
+            project=_project(status),
+            waited=presenting.waited(status),
+            ran=presenting.ran(status),
+        ),
+        "outcome": _part(
+            visit,
+            "part_outcome.html",
+            job=status,
+            result=result,
+            shape=shape,
+            own_page=own_page,
+            failures=presenting.failures(status),
+        ),
+        "flow": graph,
     }
 
 
 async def family_of(visit: Visit, status: JobStatus) -> list[tuple[int, JobStatus]]:
-    """The pipeline or flow that a job belongs to, as (depth, job) from the root on; empty when it stands alone."""
-    pipeline = await _pipeline_of(visit, status)
-    if pipeline is not None:
-        steps = [await _look(visit, Relative(step.job_type, step.job_id)) for step in reported_steps(pipeline)]
-        return [(0, pipeline), *((1, step) for step in steps if step is not None)]
+    """The flow that a job belongs to, as (depth, job) from the root on; empty when it stands alone."""
     prefix = visit.api.corral.prefix
     root, seen = status, {(status.job_type, status.id)}
     while root.parent is not None and (named := relative(root.parent, prefix)) is not None:
@@ -256,6 +323,15 @@ async def _pipeline_of(visit: Visit, status: JobStatus) -> JobStatus | None:
     return await _look(visit, Relative(PIPELINE, match[1])) if match else None
 
 
+def _steps_of(pipeline: JobStatus) -> list[Step]:
+    """All steps of a pipeline, those too that it hasn't reported yet."""
+    try:
+        reported = {step.job_type: step for step in reported_steps(pipeline)}
+    except ValidationError:  # not a report of Corral's
+        reported = {}
+    return [reported.get(one) or Step(job_type=one, job_id="") for one in STEPS]
+
+
 async def _look(visit: Visit, named: Relative) -> JobStatus | None:
     try:
         return await visit.call.job(named.job_type, named.id)
@@ -274,7 +350,15 @@ async def workers(visit: VisitDep) -> Response:
 async def workers_parts(visit: Visit) -> Parts:
     """What changes on it; those who see only their own jobs see no workers."""
     if not visit.session.principal.sees_everyone:
-        return {"workers": _part(visit, "part_workers.html", workers=[])}
-    corral = visit.api.corral
-    lists = await asyncio.gather(*(corral.list_workers(name) for name in sorted(corral.job_types)))
-    return {"workers": _part(visit, "part_workers.html", workers=[one for some in lists for one in some])}
+        return {"workers": _part(visit, "part_workers.html", workers=[], doing={})}
+    return {"workers": await _workers_part(visit, sorted(visit.api.corral.job_types))}
+
+
+async def _workers_part(visit: Visit, job_types: Sequence[str]) -> Markup:
+    """Workers with the jobs in their hands; of the first ones, how far they are."""
+    lists = await asyncio.gather(*(visit.api.corral.list_workers(name) for name in job_types))
+    found = [one for some in lists for one in some]
+    held = [Relative(one.job_type, job_id) for one in found for job_id in one.active][:_JOBS_LOOKED_AT]
+    looked = await asyncio.gather(*(_look(visit, named) for named in held))
+    doing = {(job.job_type, job.id): job for job in looked if job is not None}
+    return _part(visit, "part_workers.html", workers=found, doing=doing)

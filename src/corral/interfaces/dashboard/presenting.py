@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -16,6 +16,7 @@ from corral.jobs.codebase_indexing.payload import IndexingResult
 from corral.jobs.pr_creation.payload import PrResult
 from corral.jobs.test_execution.report import TestReport
 from corral.pipeline import PipelineResult
+from corral.queue.retry import FailedAttempt, failed_attempt
 
 if TYPE_CHECKING:
     from corral.queue.status import JobStatus
@@ -133,10 +134,19 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < _HOUR_S:
-        return f"{whole // _MINUTE_S} min {whole % _MINUTE_S} s"
+        return _of_two(whole // _MINUTE_S, "min", whole % _MINUTE_S, "s")
     if whole < _DAY_S:
-        return f"{whole // _HOUR_S} h {whole % _HOUR_S // _MINUTE_S} min"
-    return f"{whole // _DAY_S} d {whole % _DAY_S // _HOUR_S} h"
+        return _of_two(whole // _HOUR_S, "h", whole % _HOUR_S // _MINUTE_S, "min")
+    return _of_two(whole // _DAY_S, "d", whole % _DAY_S // _HOUR_S, "h")
+
+
+def _of_two(many: int, unit: str, rest: int, smaller: str) -> str:
+    return f"{many} {unit} {rest} {smaller}" if rest else f"{many} {unit}"
+
+
+def peer(address: str) -> str:
+    """Where a worker connects from: a unix socket's path says nothing but that it is on the server's machine."""
+    return "a socket on Redis' machine" if "/" in address else address
 
 
 def age(moment: datetime | None) -> str:
@@ -144,16 +154,44 @@ def age(moment: datetime | None) -> str:
     return "–" if moment is None else duration(max(0.0, (datetime.now(UTC) - moment).total_seconds()))
 
 
+def waited(job: JobStatus) -> float | None:
+    """Seconds from when a job was due to its last start, or until now; of one that isn't due yet, None."""
+    if job.created_at is None:
+        return None
+    due = job.created_at + timedelta(milliseconds=job.delay_ms)
+    until = job.started_at or datetime.now(UTC)
+    return None if until < due else (until - due).total_seconds()
+
+
+def ran(job: JobStatus) -> float | None:
+    """Seconds that the last attempt took, or has taken so far."""
+    if job.started_at is None:
+        return None
+    return max(0.0, ((job.finished_at or datetime.now(UTC)) - job.started_at).total_seconds())
+
+
+def failures(job: JobStatus) -> list[FailedAttempt]:
+    """The failed attempts whose traces are kept, oldest first, each with its number."""
+    return [
+        one if one.number is not None else replace(one, number=place)
+        for place, one in enumerate(map(failed_attempt, job.stacktrace), start=1)
+    ]
+
+
 def timeline(job: JobStatus) -> list[Moment]:
-    """A job's life, in order; attempts that failed have no time of their own in BullMQ's record."""
+    """A job's life, in order; attempts that failed in a worker of another kind have no time."""
     moments = [Moment("Added", job.created_at, f"priority {job.priority}")]
-    for number, trace in enumerate(job.stacktrace, start=1):
-        last = trace.strip().splitlines()[-1] if trace.strip() else ""
-        moments.append(Moment(f"Attempt {number} failed", None, last[:300]))
+    moments += [Moment(f"Attempt {one.number} failed", one.at, one.summary) for one in failures(job)]
     if job.crashes:
         moments.append(Moment("Workers lost", None, f"{job.crashes} died or lost their lease with it"))
     if job.started_at is not None:
-        moments.append(Moment("Started last", job.started_at, f"by {job.worker}" if job.worker else ""))
+        moments.append(
+            Moment(
+                "Started" if len(moments) == 1 else "Started again",
+                job.started_at,
+                f"by {job.worker}" if job.worker else "",
+            )
+        )
     if job.finished_at is not None:
         took = duration((job.finished_at - job.started_at).total_seconds()) if job.started_at else "–"
         moments.append(Moment(job.state.value.capitalize(), job.finished_at, f"after {took}"))

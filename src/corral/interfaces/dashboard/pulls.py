@@ -38,8 +38,8 @@ async def pull_requests(
     shown = [one for one in found if not before or one.number < before]
     following = shown[_PAGE - 1].number if len(shown) > _PAGE else None
     return visit.page(
-        "pulls.html", title=f"Pull requests of {project_id}", project_id=project_id, pulls=shown[:_PAGE], state=state,
-        tabs=_TABS, following=following,
+        "pulls.html", title=f"Pull requests of {project_id}", section="Projects", project_id=project_id,
+        pulls=shown[:_PAGE], state=state, tabs=_TABS, following=following,
     )  # fmt: skip
 
 
@@ -47,7 +47,9 @@ async def pull_request(visit: VisitDep, project_id: ProjectId, number: Number) -
     """One pull request: what it says, what it changes, and whether it can be merged."""
     review = await (await _pulls(visit, project_id)).review(number)
     title = f"{project_id} #{number}"
-    return visit.page("pull.html", title=title, project_id=project_id, review=review, questions=QUESTIONS)
+    return visit.page(
+        "pull.html", title=title, section="Projects", project_id=project_id, review=review, questions=QUESTIONS
+    )
 
 
 async def act_on_pull_request(

@@ -1,4 +1,7 @@
-"""Pages from templates. Every value is escaped by Jinja; nothing in a template is marked safe."""
+"""Pages from templates. Every value is escaped by Jinja; nothing in a template is marked safe.
+
+Markdown and charts come as markup, made by `markdown` and `charts`, which escape what they are given.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from corral.interfaces.dashboard import presenting
+from corral.interfaces.dashboard.markdown import markdown
 
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": (
@@ -40,8 +44,11 @@ def _environment() -> Environment:
         "age": presenting.age,
         "diff_lines": presenting.diff_lines,
         "safe_url": presenting.safe_url,
+        "markdown": markdown,
         "path": lambda value: quote(str(value), safe=""),
         "moment": _moment,
+        "peer": presenting.peer,
+        "clock": _clock,
         "number": lambda value: f"{value:,}",
     }
     return environment
@@ -49,6 +56,10 @@ def _environment() -> Environment:
 
 def _moment(value: datetime | None) -> str:
     return "–" if value is None else f"{value:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _clock(value: datetime) -> str:
+    return f"{value:%Y-%m-%d %H:%M:%S}.{value.microsecond // 1000:03d} UTC"
 
 
 def render(template: str, **values: Any) -> str:

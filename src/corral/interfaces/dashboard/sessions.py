@@ -31,13 +31,14 @@ class Session:
 class Sessions:
     """Begins, finds and ends logins.
 
-    Keys: ``corral:session:<SHA-256 of the cookie>`` (string, JSON, with a time to live).
+    Keys: ``<prefix>:session:<SHA-256 of the cookie>`` (string, JSON, with a time to live).
     """
 
-    def __init__(self, redis: RedisClient, authenticator: Authenticator, lifetime: timedelta) -> None:
+    def __init__(self, redis: RedisClient, authenticator: Authenticator, lifetime: timedelta, *, prefix: str) -> None:
         self._redis = redis
         self._authenticator = authenticator
         self._lifetime = lifetime
+        self._prefix = prefix
 
     async def begin(self, credential: str) -> tuple[str, timedelta]:
         """Log in with an API token or a JWT.
@@ -64,12 +65,12 @@ class Sessions:
             "csrf": secrets.token_urlsafe(24),
         }
         cookie = secrets.token_urlsafe(32)
-        await self._redis.set(_key(cookie), json.dumps(record), px=max(1, lifetime // timedelta(milliseconds=1)))
+        await self._redis.set(self._key(cookie), json.dumps(record), px=max(1, lifetime // timedelta(milliseconds=1)))
         return cookie, lifetime
 
     async def find(self, cookie: str) -> Session | None:
         """The login behind a cookie; None when it has ended, or its API token has been revoked."""
-        stored = await self._redis.get(_key(cookie))
+        stored = await self._redis.get(self._key(cookie))
         if stored is None:
             return None
         record = json.loads(stored)
@@ -90,9 +91,8 @@ class Sessions:
 
     async def end(self, cookie: str) -> None:
         """Log out."""
-        await self._redis.delete(_key(cookie))
+        await self._redis.delete(self._key(cookie))
 
-
-def _key(cookie: str) -> str:
-    # What lies in Redis is of no use as a cookie.
-    return f"corral:session:{hashlib.sha256(cookie.encode()).hexdigest()}"
+    def _key(self, cookie: str) -> str:
+        # What lies in Redis is of no use as a cookie.
+        return f"{self._prefix}:session:{hashlib.sha256(cookie.encode()).hexdigest()}"

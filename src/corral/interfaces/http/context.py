@@ -12,7 +12,8 @@ from fastapi import Depends, Request
 
 from corral.errors import JobNotFound, UnknownJobType
 from corral.interfaces.http.admission import Guard
-from corral.interfaces.identity import Authenticator, JwtVerifier, Principal, TokenStore
+from corral.interfaces.identity import Authenticator, Principal, TokenStore
+from corral.interfaces.jwts import JwtVerifier
 from corral.ratelimit import RateLimiter
 
 if TYPE_CHECKING:
@@ -54,11 +55,11 @@ class Api:
                 await self.corral.connect()
                 settings = self.settings
                 authenticator = self._authenticator or Authenticator(
-                    TokenStore(self.corral.redis), JwtVerifier.from_settings(settings)
+                    TokenStore(self.corral.redis, prefix=self.corral.namespace), JwtVerifier.from_settings(settings)
                 )
                 self._guard = Guard(
                     authenticator=authenticator,
-                    limiter=RateLimiter(self.corral),
+                    limiter=RateLimiter(self.corral, prefix=self.corral.namespace),
                     request_limit=settings.request_limit,
                 )
             return self._guard
@@ -128,13 +129,12 @@ class Call:
             return True
         if status.user_id is not None:
             return self.principal.owns(status.user_id)
-        recorded = await self.corral.redis.get(owner_key(status.job_type, status.id))
+        recorded = await self.corral.redis.get(self.owner_key(status.job_type, status.id))
         return recorded is not None and self.principal.owns(str(recorded))
 
-
-def owner_key(job_type: str, job_id: str) -> str:
-    """STRING with a time to live: the user who added a job whose payload has no ``userId``."""
-    return f"corral:owner:{job_type}:{job_id}"
+    def owner_key(self, job_type: str, job_id: str) -> str:
+        """STRING with a time to live: the user who added a job whose payload has no ``userId``."""
+        return f"{self.corral.namespace}:owner:{job_type}:{job_id}"
 
 
 async def _call(request: Request) -> Call:

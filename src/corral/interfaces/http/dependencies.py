@@ -39,7 +39,9 @@ def limit_requests(
     async def check(request: Request, response: Response) -> RateLimitDecision:
         route = request.scope.get("route")
         name = endpoint or getattr(route, "path", request.url.path)
-        decision = await RateLimiter(corral).hit(user(request), f"{request.method} {name}", rule)
+        decision = await RateLimiter(corral, prefix=corral.namespace).hit(
+            user(request), f"{request.method} {name}", rule
+        )
         headers = dict(decision.headers())
         if not decision.allowed:
             raise HTTPException(429, "the request limit is used up", headers=headers)

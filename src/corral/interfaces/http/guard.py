@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Coroutine
+import re
+from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from corral.wire.faults import translate_error
 SCOPE_KEY: Final = "x-corral-scope"
 """OpenAPI extension that names the scope an endpoint needs; ``none`` for the open ones."""
 _BODILESS: Final = frozenset({"GET", "HEAD"})
+_MAY_OVERFLOW: Final = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{200}")
 _LOGGER: Final = logging.getLogger("corral.http")
 
 
@@ -61,8 +63,10 @@ class StrictRequest(Request):
         body = await self.body()
         try:
             value = from_json(body, allow_inf_nan=False)
-            # 1e999 is JSON, but a float can't hold it and JSON can't give the infinity on to a worker.
-            json.dumps(value, allow_nan=False)
+            # 1e999 is JSON, but a float can't hold it and JSON can't give the infinity on to a worker. To overflow, a
+            # number needs an exponent of three digits or more than two hundred digits before its point.
+            if _MAY_OVERFLOW.search(body):
+                json.dumps(value, allow_nan=False)
         except (ValueError, RecursionError) as error:
             raise json.JSONDecodeError(str(error), "", 0) from None
         return value
@@ -70,6 +74,13 @@ class StrictRequest(Request):
 
 def _too_large(max_bytes: int) -> HttpProblem:
     return HttpProblem(413, "too-large", "The request is too large", f"expected a body of at most {max_bytes} bytes")
+
+
+Shortcut = Callable[[StrictRequest, Call], Awaitable[Response | None]]
+"""Handles a request of the usual form by itself; None leaves it to FastAPI, which also says what is wrong with it."""
+
+SHORTCUTS: Final[dict[Callable[..., Any], Shortcut]] = {}
+"""By endpoint. FastAPI solves an endpoint's parameters anew for every request, which costs more than to add a job."""
 
 
 def guarded_route(api: Api) -> type[APIRoute]:
@@ -84,6 +95,7 @@ def guarded_route(api: Api) -> type[APIRoute]:
             named = (self.openapi_extra or {})[SCOPE_KEY]  # an endpoint without it is a mistake that must not start
             scope = None if named == "none" else Scope(named)
             endpoint = self.name
+            shortcut = SHORTCUTS.get(self.endpoint)
 
             async def guarded(request: Request) -> Response:
                 state = request.state
@@ -96,11 +108,15 @@ def guarded_route(api: Api) -> type[APIRoute]:
                     strict.max_bytes = api.settings.request_max_bytes
                     if request.method not in _BODILESS:
                         await strict.body()  # here, as FastAPI makes a 400 of any error while it reads
-                    response = await handle(strict)
+                    response = await shortcut(strict, state.call) if shortcut is not None else None
+                    if response is None:
+                        response = await handle(strict)
                 except Exception as error:  # noqa: BLE001 - the edge: every error becomes an answer
                     response = answer_error(error, request)
                 for name, value in getattr(state, "limit_headers", {}).items():
-                    response.headers[name] = value
+                    if name in response.headers:  # the problem document of a refusal says Retry-After itself
+                        continue
+                    response.raw_headers.append((name.lower().encode(), value.encode()))
                 return response
 
             return guarded

@@ -38,10 +38,10 @@ IdempotencyKey = Annotated[
 class KeyedRequest:
     """One request that carried a key."""
 
-    def __init__(self, redis: Any, *, user_id: str, endpoint: str, key: str, body: bytes) -> None:
+    def __init__(self, redis: Any, *, prefix: str, user_id: str, endpoint: str, key: str, body: bytes) -> None:
         self._redis = redis
         digest = hashlib.sha256(json.dumps([user_id, endpoint, key]).encode()).hexdigest()
-        self._key = f"corral:idempotency:{digest}"
+        self._key = f"{prefix}:idempotency:{digest}"
         self._fingerprint = hashlib.sha256(body).hexdigest()
         self._stem = f"key-{digest[:32]}"
 

@@ -80,7 +80,7 @@ _KINDS: Final[Sequence[tuple[type[Exception], int, str, str]]] = (
 )
 """First match wins. A CorralError of no kind named here is a 500: a fault of ours."""
 
-#: What a forge refuses for a reason that the caller can mend; by `AdapterError.reason`.
+#: What a forge refuses for a reason that the caller can mend, and what isn't the caller's; by `AdapterError.reason`.
 _REFUSALS: Final[Mapping[str, tuple[int, str, str]]] = {
     "pull_request_not_found": (404, "pull-request-not-found", "No such pull request"),
     "repository_not_found": (404, "repository-not-found", "No such repository"),
@@ -89,6 +89,7 @@ _REFUSALS: Final[Mapping[str, tuple[int, str, str]]] = {
     "merge_conflict": (409, "merge-conflict", "The branches conflict"),
     "branch_protected": (409, "branch-protected", "The target branch may not be moved"),
     "branch_moved": (409, "branch-moved", "The branches moved meanwhile"),
+    "key_set_unreachable": (503, "identity-unavailable", "Credentials can't be checked now"),
     "target_missing": (409, "target-missing", "There is no such target branch"),
 }
 _SLUGS: Final[Mapping[int, str]] = {

@@ -6,6 +6,7 @@ import itertools
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import Request
@@ -14,7 +15,8 @@ from starlette.responses import Response
 
 from corral.errors import JobNotFound, JobStateConflict, PayloadInvalid
 from corral.interfaces.http import models
-from corral.interfaces.http.context import Call, CallDep, owner_key
+from corral.interfaces.http.context import Call, CallDep
+from corral.interfaces.http.guard import SHORTCUTS, StrictRequest
 from corral.interfaces.http.idempotency import IdempotencyKey, KeyedRequest, once
 from corral.interfaces.http.routes import Section, endpoint
 from corral.queue.flow import Flow
@@ -37,6 +39,7 @@ _ADDED: Final[dict[int | str, dict[str, Any]]] = {
                 ("result", "get_result"),
                 ("logs", "get_logs"),
                 ("cancel", "cancel_job"),
+                ("retry", "retry_job"),
                 ("promote", "promote_job"),
                 ("remove", "remove_job"),
             )
@@ -77,6 +80,26 @@ async def add_job(
         return {"id": job.id, "jobType": job_type}
 
     return await once(await _keyed(request, call, f"add_job:{job_type}", key), run, location=call.api.job_path)
+
+
+async def _add_job_shortcut(request: StrictRequest, call: Call) -> Response | None:
+    """`add_job` for a request of the usual form."""
+    job_type = request.path_params["job_type"]
+    headers = request.headers
+    if (
+        job_type not in call.corral.job_types
+        or "idempotency-key" in headers
+        or headers.get("content-type") != "application/json"
+    ):
+        return None
+    try:
+        body = models.AddJob.model_validate(await request.json())
+    except ValueError:  # not JSON, or not such a body
+        return None
+    return await add_job(request, call, job_type, body)
+
+
+SHORTCUTS[add_job] = _add_job_shortcut
 
 
 async def add_jobs(
@@ -172,7 +195,12 @@ async def _keyed(request: Request, call: Call, endpoint_name: str, key: str | No
     if key is None:
         return None
     return KeyedRequest(
-        call.corral.redis, user_id=call.principal.user_id, endpoint=endpoint_name, key=key, body=await request.body()
+        call.corral.redis,
+        prefix=call.corral.namespace,
+        user_id=call.principal.user_id,
+        endpoint=endpoint_name,
+        key=key,
+        body=await request.body(),
     )
 
 
@@ -190,11 +218,16 @@ def own_data(call: Call, spec: JobTypeSpec, data: dict[str, Any]) -> tuple[dict[
     if "userId" in data or "user_id" in data:
         return data, None
     model = spec.payload
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        names = {(field.alias or name) for name, field in model.model_fields.items()} | set(model.model_fields)
-        named = next((name for name in ("userId", "user_id") if name in names), None)
-        return ({**data, named: user}, None) if named else (data, user)
-    return {**data, "userId": user}, None
+    named = _user_field(model) if isinstance(model, type) and issubclass(model, BaseModel) else "userId"
+    return ({**data, named: user}, None) if named else (data, user)
+
+
+@cache
+def _user_field(model: type[BaseModel]) -> str | None:
+    """What a payload's model calls the user; None when it has no place for one."""
+    fields = model.model_fields
+    names = {(field.alias or name) for name, field in fields.items()} | set(fields)
+    return next((name for name in ("userId", "user_id") if name in names), None)
 
 
 async def remember_owners(call: Call, jobs: list[tuple[str, str, str]]) -> None:
@@ -203,7 +236,7 @@ async def remember_owners(call: Call, jobs: list[tuple[str, str, str]]) -> None:
         return
     async with call.corral.redis.pipeline(transaction=False) as pipe:
         for job_type, job_id, owner in jobs:
-            pipe.set(owner_key(job_type, job_id), owner, ex=_OWNER_KEPT, nx=True)
+            pipe.set(call.owner_key(job_type, job_id), owner, ex=_OWNER_KEPT, nx=True)
         await pipe.execute()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -74,6 +75,9 @@ def job_type_view(spec: JobTypeSpec) -> models.JobTypeView:
 
 
 def _schema(model: Any) -> dict[str, Any] | None:
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return model.model_json_schema(by_alias=True)
-    return None
+    return _model_schema(model) if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+@cache
+def _model_schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema(by_alias=True)  # takes milliseconds, and never changes

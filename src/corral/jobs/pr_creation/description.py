@@ -33,6 +33,10 @@ _SECTIONS: Final = {
     "tests": re.compile(r"test|verif|\bqa\b", re.IGNORECASE),
     "task": re.compile(r"issue|task|ticket|relat|link|reference", re.IGNORECASE),
 }
+_TESTS_BEGIN: Final = "<!-- corral:tests -->"
+_TESTS_END: Final = "<!-- /corral:tests -->"
+_TESTS: Final = re.compile(f"{_TESTS_BEGIN}\n?(.*?)\n?{_TESTS_END}", re.DOTALL)
+_OURS: Final = re.compile(r"<!--\s*/?corral:.*?-->", re.DOTALL)
 _CUT: Final = "\n\n… (shortened)"
 
 
@@ -67,8 +71,13 @@ class Description:
 
     def _assembled(self, tests: str | None) -> str:
         task = f"[{self.task_id}]({self.task_url})" if self.task_url else f"`{self.task_id}`"
-        parts = {"description": self.text.strip(), "tests": (tests or "").strip(), "task": f"Task: {task}"}
-        body = _filled(self.template, parts) if self.template else _plain(parts)
+        summary = _OURS.sub("", tests or "").strip()
+        parts = {
+            "description": _OURS.sub("", self.text).strip(),  # or it could pass its own words off as the test summary
+            "tests": f"{_TESTS_BEGIN}\n{summary}\n{_TESTS_END}" if summary else "",
+            "task": f"Task: {task}",
+        }
+        body = _filled(_OURS.sub("", self.template), parts) if self.template else _plain(parts)
         return (
             f"{body.strip()}\n\n---\nOpened by Corral for user `{self.user_id}`, task {task}.\n\n{marker(self.key)}\n"
         )
@@ -77,6 +86,16 @@ class Description:
 def marker(key: str) -> str:
     """An invisible line by which a pull request is recognised."""
     return f"<!-- corral:{key} -->"
+
+
+def test_summary_in(body: str) -> tuple[int, int, str] | None:
+    """Where a body that Corral wrote holds the test summary.
+
+    Returns:
+        Its first and last place in the body, marks included, and its text; None when there is none.
+    """
+    found = _TESTS.search(body)
+    return (found.start(), found.end(), found[1].strip()) if found else None
 
 
 def key_of(body: str) -> str | None:

@@ -31,7 +31,7 @@ def test_the_last_marker_counts_as_a_description_may_quote_one() -> None:
 def test_placeholders_are_filled_once_and_not_inside_what_fills_them() -> None:
     made = body("D: {{description}}\nT: {{tests}}\nK: {{task}}", text="{{tests}}", test_summary="ok")
     assert "D: {{tests}}" in made
-    assert "T: ok" in made
+    assert "T: <!-- corral:tests -->\nok\n<!-- /corral:tests -->" in made
     assert "K: Task: `7`" in made
 
 
