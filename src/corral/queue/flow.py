@@ -9,8 +9,10 @@ from typing import Any
 
 from corral.queue.options import ChildFailure
 from corral.queue.queue import Queue, options_from
+from corral.queue.sharing import Room, share_of
 from corral.queue.status import QueuedJob
 from corral.wire.scripts import check_code, now_ms
+from corral.wire.shared import Refusal, Share
 
 #: How BullMQ marks, in a child's parent reference, what the child's failure does.
 _MARK = {
@@ -51,14 +53,25 @@ async def add_flow(flow: Flow, find: Callable[[str], Queue]) -> FlowJob:
 
     Raises:
         PayloadInvalid: A payload doesn't fit; nothing reached Redis.
+        TooManyJobs: One of its users has not the room for it; nothing was added.
         UnknownJobType: A job type is not declared.
     """
     commands: list[tuple[str, bytes]] = []
-    tree = _plan(flow, find, None, commands, now_ms())
-    replies = await find(flow.job_type).transaction(commands)
-    for reply in replies:
+    room = Room(find(flow.job_type).keys)
+    _count(flow, find, room)
+    tree = _plan(flow, find, None, commands, now_ms(), room.refusal if room else None)
+    before = room.commands()
+    replies = await find(flow.job_type).transaction([*before, *commands])
+    room.check(replies)
+    for reply in replies[len(before) :]:
         check_code(reply, job_id=tree.job.id, action="added")
     return tree
+
+
+def _count(flow: Flow, find: Callable[[str], Queue], room: Room) -> None:
+    room.count(find(flow.job_type), flow.data)
+    for child in flow.children:
+        _count(child, find, room)
 
 
 def _plan(
@@ -67,6 +80,7 @@ def _plan(
     parent: Mapping[str, Any] | None,
     commands: list[tuple[str, bytes]],
     timestamp_ms: int,
+    refusal: Refusal | None,
 ) -> FlowJob:
     queue = find(flow.job_type)
     options = options_from(queue.spec.defaults, flow.options)
@@ -76,6 +90,11 @@ def _plan(
     reference = dict(parent) if parent is not None else None
     if reference is not None and options.on_failure in _MARK:
         reference[_MARK[options.on_failure]] = True
+    is_parent = bool(flow.children)
+    share = share_of(queue.spec, flow.data, options, delay_ms=delay_ms, parent=is_parent, refusal=refusal)
+    if share is None and refusal is not None:
+        # A queue that isn't shared, in a flow that may be refused.
+        share = Share(user="", kind="plain", refusal=refusal)
     commands.append(
         queue.scripts.add_command(
             name=queue.spec.name,
@@ -87,9 +106,10 @@ def _plan(
             timestamp_ms=timestamp_ms,
             parent=reference,
             deduplication_id=options.deduplication.id if options.deduplication else None,
-            is_parent=bool(flow.children),
+            is_parent=is_parent,
+            share=share,
         )
     )
     own = {"id": job_id, "queueKey": queue.keys.qualified}
-    children = tuple(_plan(child, find, own, commands, timestamp_ms) for child in flow.children)
+    children = tuple(_plan(child, find, own, commands, timestamp_ms, refusal) for child in flow.children)
     return FlowJob(QueuedJob(job_id, queue.spec.name), children)

@@ -13,6 +13,7 @@ from corral.errors import JobNotFound, JobStateConflict, PayloadInvalid, StoreEr
 from corral.queue.definition import JobTypeSpec
 from corral.queue.job import JobState
 from corral.queue.options import JobOptions
+from corral.queue.sharing import Room, forget_users, share_of, too_many
 from corral.queue.status import (
     CANCELLED_PREFIX,
     Cancellation,
@@ -23,6 +24,7 @@ from corral.queue.status import (
     QueueStats,
     WorkerInfo,
     job_status,
+    user_of,
 )
 from corral.wire.codec import JobRecord, encode_options, fields
 from corral.wire.keys import QueueKeys
@@ -93,12 +95,15 @@ class Queue:
 
         Raises:
             PayloadInvalid: The payload doesn't fit; nothing reached Redis.
+            TooManyJobs: As many of this user's jobs wait as may; nothing was added.
             StoreUnavailable: Redis can't be reached; ``ConnectionLost`` says that the job may have been added.
         """
-        name, command = self._add_command(self.spec.encode_payload(data), options)
+        name, command = self._add_command(self.spec.encode_payload(data), data, options)
         if not self._pipe.connected:
             await self.ready()
         reply = await self.scripts.answer(name, command)
+        if type(reply) is list:  # ["refused", how many wait]
+            raise too_many(self.spec, user_of(data) or "")
         check_code(reply, job_id=options.job_id or "(new)", action="added")
         return QueuedJob(str(reply), self.spec.name)
 
@@ -107,23 +112,39 @@ class Queue:
 
         Raises:
             PayloadInvalid: A payload doesn't fit; says which. Nothing reached Redis.
+            TooManyJobs: One of the users has not the room; nothing of its 5,000 was added.
             StoreUnavailable: Redis can't be reached.
         """
         if options.job_id is not None and len(items) > 1:
             raise PayloadInvalid("job_id: one id can't name several jobs; add them one by one.")
         commands = []
+        rooms = self._rooms(items)
         for position, item in enumerate(items):
+            room = rooms[position // BULK_LIMIT]
             try:
-                commands.append(self._add_command(self.spec.encode_payload(item), options))
+                commands.append(self._add_command(self.spec.encode_payload(item), item, options, room))
             except PayloadInvalid as error:
                 raise PayloadInvalid(f"Job {position} of {len(items)}: {error}") from error
         added: list[QueuedJob[Any]] = []
-        for start in range(0, len(commands), BULK_LIMIT):
-            replies = await self.transaction(commands[start : start + BULK_LIMIT])
-            for reply in replies:
+        for number, room in enumerate(rooms):
+            start = number * BULK_LIMIT
+            before = room.commands()
+            replies = await self.transaction([*before, *commands[start : start + BULK_LIMIT]])
+            room.check(replies)
+            for reply in replies[len(before) :]:
                 check_code(reply, job_id="(new)", action="added")
                 added.append(QueuedJob(str(reply), self.spec.name))
         return added
+
+    def _rooms(self, items: Sequence[Any]) -> list[Room]:
+        """The room that each transaction of a bulk needs."""
+        rooms = []
+        for start in range(0, len(items), BULK_LIMIT):
+            room = Room(self.keys)
+            for item in items[start : start + BULK_LIMIT]:
+                room.count(self, item)
+            rooms.append(room)
+        return rooms
 
     async def transaction(self, commands: Sequence[tuple[str, bytes]]) -> list[Reply]:
         """Run packed script calls as one MULTI/EXEC.
@@ -161,9 +182,15 @@ class Queue:
                 f"Redis could not be reached for {_RECONNECT_PATIENCE_S:.0f} s; nothing was added or changed."
             ) from None
 
-    def _add_command(self, data: bytes, options: JobOptions) -> tuple[str, bytes]:
+    def _add_command(
+        self, data: bytes, payload: Any, options: JobOptions, room: Room | None = None
+    ) -> tuple[str, bytes]:
         timestamp_ms = now_ms()
         delay_ms = options.delay_ms(timestamp_ms)
+        share = None
+        if self.spec.per_user is not None:
+            refusal = room.refusal if room else None
+            share = share_of(self.spec, payload, options, delay_ms=delay_ms, refusal=refusal)
         return self.scripts.add_command(
             name=self.spec.name,
             data=data,
@@ -173,6 +200,7 @@ class Queue:
             job_id=options.job_id or "",
             timestamp_ms=timestamp_ms,
             deduplication_id=options.deduplication.id if options.deduplication else None,
+            share=share,
         )
 
     def pack_options(self, options: JobOptions, delay_ms: int) -> bytes:
@@ -480,6 +508,8 @@ class Queue:
             if reply == -1:
                 raise JobStateConflict(f"Queue {self.spec.name!r} was resumed while it was being removed.")
             if not reply:
+                if self.spec.per_user is not None:
+                    await forget_users(self.scripts, self.keys)
                 return
 
     async def retry_many(
