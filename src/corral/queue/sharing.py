@@ -138,13 +138,13 @@ async def users_of(queue: Queue, *, limit: int = 100) -> list[UserShare]:
         limit: How many users to look at, at most.
     """
     k, pipe = queue.keys, queue.scripts.pipe
-    known = expect_list(await pipe.execute("ZRANGE", f"{k.base}users:clock", 0, limit, "REV"))
+    _, known = await pipe.execute("HSCAN", f"{k.base}users:next", 0, "COUNT", limit)
     holding = expect_list(await pipe.execute("ZRANGE", f"{k.base}users:holding", 0, limit - 1))
     active = Counter(await _active_users(queue))
-    names = {str(name)[1:] for name in known if name != "#"} | {str(name) for name in holding} | set(active)
+    names = {str(name) for name in known[::2]} | {str(name) for name in holding} | set(active)
     found = []
     for name in names:
-        ids = expect_list(await pipe.execute("ZRANGE", f"{k.base}users:line:{name}", 0, -1))
+        ids = expect_list(await pipe.execute("LRANGE", f"{k.base}users:line:{name}", 0, -1))
         waiting = 0
         for start in range(0, len(ids), 1_000):
             scores = await pipe.execute("ZMSCORE", k.prioritized, *(str(i) for i in ids[start : start + 1_000]))

@@ -71,7 +71,7 @@ class Usher:
         """
         k = self._queue.keys
         arguments = (k.base, self.max_active, _ADOPTED_AT_ONCE, now_ms())
-        reply = await self._queue.scripts.run("users:pass", (f"{k.base}users:clock",), arguments)
+        reply = await self._queue.scripts.run("users:pass", (f"{k.base}users:next",), arguments)
         adopted, holding, waiting = expect_list(reply)
         return int(adopted), int(holding), int(waiting)
 
@@ -117,7 +117,7 @@ class Usher:
         k = self._queue.keys
         arguments: tuple[Any, ...] = (k.base, user, job_id, self.max_active)
         try:
-            await self._queue.scripts.run("users:leave", (f"{k.base}users:clock",), arguments)
+            await self._queue.scripts.run("users:leave", (f"{k.base}users:next",), arguments)
         except StoreError as error:
             logger.debug("the place of job %s is given away by the next round: %s", job_id, error)
 

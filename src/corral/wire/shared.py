@@ -7,11 +7,14 @@ transaction too. What each takes and replies stands at its head.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
+
+from corral.errors import ConfigurationError
 
 _FOLDER = Path(__file__).with_name("lua")
 #: Names of these scripts begin so.
@@ -21,6 +24,9 @@ _OWN = {"room": 1, "pass": 1, "enter": 2, "leave": 1}
 
 #: Priorities from here on are slots: an own job's priority is below.
 FIRST_SLOT = 1_024
+
+#: Where BullMQ's script puts the new job into its order: the priority there becomes the job's slot.
+_PLACING = re.compile(r"^(addJobWithPriority\(\s*KEYS\[1\],\s*priorityKey,\s*)priority(,\s*jobId,)", re.MULTILINE)
 
 Kind = Literal["now", "later", "parent", "plain"]
 
@@ -72,7 +78,14 @@ def source(name: str, bullmq: Callable[[str], tuple[int, str]]) -> tuple[int, st
     if short in _OWN:
         return _OWN[short], f"local base = ARGV[1]\n{_part('users.lua')}\n{_part(f'users_{short}.lua')}"
     keys, theirs = bullmq(short)
-    wrapped = f"local function bullmq()\n{theirs}\nend"
+    if short == "addPrioritizedJob":
+        theirs, found = _PLACING.subn(r"\1slot_of(jobId)\2", theirs)
+        if found != 1:
+            raise ConfigurationError(
+                "This version of `bullmq` places a job with a priority in another way; install the version that "
+                "Corral names."
+            )
+    wrapped = f"local slot_of\nlocal function bullmq()\n{theirs}\nend"
     return keys, f"local base = ARGV[4]\n{_part('users.lua')}\n{wrapped}\n{_part('users_add.lua')}"
 
 

@@ -3,13 +3,14 @@
 
   The order lives in BullMQ's own `prioritized` ZSET, whose score is priority * 2^32 + counter, so that a worker in any
   language takes the jobs in it. The priority of a waiting job is its slot: a job's start in start-time fair queueing
-  (Goyal, Vin, Cheng 1996) with every job of cost 1. Priorities below FIRST are those that jobs carry in their hash, and
-  with which BullMQ itself puts them there when they are retried or due: such a job has no slot yet, and goes ahead.
-  One that carries BEHIND goes last. `adopt` gives them slots.
+  (Goyal, Vin, Cheng 1996) with every job of cost 1. The clock is the lowest slot that waits, which needs no worker of
+  ours to move it on. Priorities below FIRST are those that jobs carry in their hash, and with which BullMQ itself puts
+  them there when they are retried or due: such a job has no slot yet, and goes ahead. One that carries BEHIND goes
+  last. `adopt` gives them slots.
 
   Keys, all under `base`, so that a Cluster has them in the queue's slot:
-    users:clock           ZSET "#" -> the lowest slot that waits; "@user" -> the slot of this user's next job
-    users:line:<user>     ZSET id -> priority * 2^21 + slot: the user's waiting jobs in their order
+    users:next            HASH user -> the slot of this user's next job * 1024 + the highest priority number in line
+    users:line:<user>     LIST of ids: the user's jobs with slots; those that no longer wait go now and then
     users:soon            ZSET user -> when the one delayed job that may go ahead is due, in ms
     users:waiting:<user>  ZSET id -> added ms: jobs that have not started (only where their number is limited)
     users:seen            ZSET user -> when that set was last compared with the jobs, in ms
@@ -21,263 +22,264 @@
 local call = redis.call
 local SPAN = 4294967296
 local FIRST, LAST, BEHIND = 1024, 2097150, 2097151
-local ROW = 2097152
-local CHAIN = 64
-local HELD_UNTIL = 2190000000000 * 4096
--- FIRST * SPAN and BEHIND * SPAN, as bounds that exclude: Lua would round the longer one.
-local BELOW_FIRST, BELOW_BEHIND = '(4398046511104', '(9007194959773696'
-local prioritized, delayed, clock = base .. 'prioritized', base .. 'delayed', base .. 'users:clock'
+local prioritized, next_slots = base .. 'prioritized', base .. 'users:next'
+-- Made when it is needed: an added job pays for each function that is made and not called.
+local rare
 
-local function line_of(user) return base .. 'users:line:' .. user end
-
--- The clock at the given front of `prioritized`: never less than it was.
-local function clock_at(slot)
-  local known = tonumber(call('ZSCORE', clock, '#')) or FIRST
-  if not slot then
+-- The slot of one more job. `front` is the clock, nil when no job with a slot waits.
+local function slot_for(id, user, priority, front)
+  local line = base .. 'users:line:' .. user
+  local known
+  if front then
+    known = call('HGET', next_slots, user)
+  else
     -- Nobody waits: nobody is ahead of anybody either.
-    local top = call('ZRANGE', clock, -1, -1, 'WITHSCORES')
-    slot = tonumber(top[2]) or FIRST
+    call('DEL', next_slots, line)
+    front = FIRST
   end
-  return math.max(known, slot)
-end
-
-local function front_slot()
-  local front = call('ZRANGEBYSCORE', prioritized, FIRST * SPAN, BELOW_BEHIND,
-    'WITHSCORES', 'LIMIT', 0, 1)
-  return front[2] and math.floor(tonumber(front[2]) / SPAN)
-end
-
--- Take the slots that have passed away from all that count in slots. Returns the clock and the slot after it.
-local function rebase(now_slot, slot)
-  local shift = now_slot - FIRST
-  if shift < 262144 then return now_slot, slot end
-  local first = call('ZCOUNT', prioritized, '-inf', BELOW_FIRST)
-  local count = call('ZCOUNT', prioritized, FIRST * SPAN, BELOW_BEHIND)
-  -- All move by the same, the lowest first: the order, and so each rank, stays.
-  for from = first, first + count - 1, 500 do
-    local jobs = call('ZRANGE', prioritized, from, math.min(from + 499, first + count - 1), 'WITHSCORES')
-    local moved = {}
-    for i = 1, #jobs, 2 do
-      moved[i] = tonumber(jobs[i + 1]) - shift * SPAN
-      moved[i + 1] = jobs[i]
+  local slot, lowest = front, priority
+  if known then
+    known = tonumber(known)
+    local after = math.floor(known / 1024)
+    if after > front then
+      slot, lowest = after, math.max(priority, known % 1024)
+    else
+      call('DEL', line)
     end
-    call('ZADD', prioritized, unpack(moved))
   end
-  local known = call('ZRANGE', clock, 0, -1, 'WITHSCORES')
-  for i = 1, #known, 2 do
-    local name, at = known[i], tonumber(known[i + 1])
-    if name ~= '#' then
-      local line = line_of(string.sub(name, 2))
-      if at <= now_slot then
-        call('ZREM', clock, name)
-        call('DEL', line)
+  if slot > LAST then slot = rare().rebase(front, slot) end
+  call('HSET', next_slots, user, (slot + 1) * 1024 + lowest)
+  if priority < lowest then slot = rare().make_room(line, priority, slot) end
+  local length = call('RPUSH', line, id)
+  if length == 1 then
+    call('EXPIRE', line, 2592000)
+  elseif length % 32 == 0 then
+    rare().shorten(line)
+  end
+  return slot
+end
+
+rare = function()
+  -- FIRST * SPAN and BEHIND * SPAN, as bounds that exclude: Lua would round the longer one.
+  local BELOW_FIRST, BELOW_BEHIND = '(4398046511104', '(9007194959773696'
+  local HELD_UNTIL = 2190000000000 * 4096
+  local delayed, holding = base .. 'delayed', base .. 'users:holding'
+  local it = {}
+
+  -- Give a job that is there already its slot.
+  local function place(id, user, priority, counter)
+    call('ZADD', prioritized, slot_for(id, user, priority, it.front()) * SPAN + counter % SPAN, id)
+  end
+
+  -- The clock.
+  function it.front()
+    local found = call('ZRANGEBYSCORE', prioritized, FIRST * SPAN, BELOW_BEHIND, 'WITHSCORES', 'LIMIT', 0, 1)
+    return found[2] and math.floor(tonumber(found[2]) / SPAN)
+  end
+
+  -- Take the slots that have passed away from all that count in slots, when these run out. Returns the slot after it.
+  function it.rebase(front, slot)
+    local shift = front - FIRST
+    -- More than two million of one user's jobs wait: beyond that they are served in the order of arrival.
+    if shift < 262144 then return LAST end
+    local first = call('ZCOUNT', prioritized, '-inf', BELOW_FIRST)
+    local last = first + call('ZCOUNT', prioritized, FIRST * SPAN, BELOW_BEHIND) - 1
+    -- All move by the same, the lowest first: the order, and so each rank, stays.
+    for from = first, last, 500 do
+      local jobs, moved = call('ZRANGE', prioritized, from, math.min(from + 499, last), 'WITHSCORES'), {}
+      for i = 1, #jobs, 2 do
+        moved[i], moved[i + 1] = tonumber(jobs[i + 1]) - shift * SPAN, jobs[i]
+      end
+      call('ZADD', prioritized, unpack(moved))
+    end
+    local known = call('HGETALL', next_slots)
+    for i = 1, #known, 2 do
+      local value = tonumber(known[i + 1]) - shift * 1024
+      if value >= FIRST * 1024 then
+        call('HSET', next_slots, known[i], value)
       else
-        call('ZADD', clock, at - shift, name)
-        local total = call('ZCARD', line)
-        for from = 0, total - 1, 500 do
-          local jobs = call('ZRANGE', line, from, from + 499, 'WITHSCORES')
-          local moved = {}
-          for j = 1, #jobs, 2 do
-            -- What has passed keeps below the clock.
-            local row = math.floor(tonumber(jobs[j + 1]) / ROW)
-            local place = tonumber(jobs[j + 1]) % ROW
-            moved[j] = row * ROW + math.max(1, place - shift)
-            moved[j + 1] = jobs[j]
-          end
-          call('ZADD', line, unpack(moved))
+        call('HDEL', next_slots, known[i])
+      end
+    end
+    return math.min(slot - shift, LAST)
+  end
+
+  -- The slot of this user's first job of a lower priority; those that have one move up by one. Of a long line only
+  -- every n-th does, past the others, so that the number of moves is bounded.
+  function it.make_room(line, priority, at_end)
+    local length, moving = call('LLEN', line), {}
+    local function look(index)
+      local id = call('LINDEX', line, index)
+      local score = id and tonumber(call('ZSCORE', prioritized, id))
+      if not score or score < FIRST * SPAN then return end
+      local job = call('HMGET', base .. id, 'corral:priority', 'priority')
+      if tonumber(job[1] or job[2] or 0) > priority then
+        moving[#moving + 1] = {id = id, slot = math.floor(score / SPAN), counter = score % SPAN}
+      end
+    end
+    for index = 0, math.min(length, 32) - 1 do look(index) end
+    for index = 32, length - 1, math.max(1, math.ceil((length - 32) / 32)) do look(index) end
+    table.sort(moving, function(a, b) return a.slot < b.slot end)
+    for i, job in ipairs(moving) do
+      local slot = moving[i + 1] and moving[i + 1].slot or at_end
+      call('ZADD', prioritized, slot * SPAN + job.counter, job.id)
+    end
+    return moving[1] and moving[1].slot or at_end
+  end
+
+  -- Take those that no longer wait from the head of a line.
+  function it.shorten(line)
+    for _ = 1, 8 do
+      local jobs, waiting = call('LRANGE', line, 0, 31), {}
+      for _, id in ipairs(jobs) do
+        if call('ZSCORE', prioritized, id) then waiting[#waiting + 1] = id end
+      end
+      if #waiting > 16 or #jobs < 32 then return end
+      call('LTRIM', line, #jobs, -1)
+      if #waiting > 0 then call('RPUSH', line, unpack(waiting)) end
+    end
+  end
+
+  -- A place among the user's active jobs. Returns whether there was one.
+  function it.take_place(user, id, most)
+    local places = base .. 'users:places:' .. user
+    if call('SCARD', places) >= most and call('SISMEMBER', places, id) == 0 then
+      -- Those of jobs that have ended, on whichever worker, are free.
+      for _, other in ipairs(call('SMEMBERS', places)) do
+        local job = call('HMGET', base .. other, 'timestamp', 'finishedOn')
+        if not job[1] or job[2] then
+          call('SREM', places, other)
+          if job[1] then call('HDEL', base .. other, 'corral:place') end
         end
       end
+      if call('SCARD', places) >= most then return false end
     end
+    call('SADD', places, id)
+    call('HSET', base .. id, 'corral:place', '1')
+    return true
   end
-  call('ZADD', clock, FIRST, '#')
-  return FIRST, slot - shift
-end
 
--- Give a job the slot of this user's first job of a lower priority, and have those move up by one. Of a long line,
--- only every n-th does, past the others: the number of moves is bounded.
-local function make_room(line, priority, at_end, now_slot)
-  local total = call('ZCARD', line)
-  local behind = call('ZCOUNT', line, (priority + 1) * ROW, '+inf')
-  local stride = math.max(1, math.ceil(behind / CHAIN))
-  local given, carried
-  local function move(slot)
-    call('ZADD', prioritized, slot * SPAN + carried.counter, carried.id)
-    call('ZADD', line, carried.priority * ROW + slot, carried.id)
+  -- Keep a job, which is in none of BullMQ's sets, until one of this user's ends.
+  function it.hold(id, user, priority, now)
+    local counter = call('INCR', base .. 'pc') % SPAN
+    call('ZADD', delayed, HELD_UNTIL + counter % 4096, id)
+    call('ZADD', base .. 'users:held:' .. user, priority * SPAN + counter, id)
+    call('ZADD', holding, 'NX', now, user)
+    call('HSET', base .. id, 'corral:user', user, 'corral:priority', priority)
+    call('XADD', base .. 'events', '*', 'event', 'delayed', 'jobId', id, 'delay', HELD_UNTIL / 4096)
   end
-  local gone = {}
-  for rank = total - behind, total - 1, stride do
-    local entry = call('ZRANGE', line, rank, rank, 'WITHSCORES')
-    local slot = tonumber(entry[2]) % ROW
-    local score = slot >= now_slot and tonumber(call('ZSCORE', prioritized, entry[1]))
-    if score and math.floor(score / SPAN) == slot then
-      if carried then move(slot) else given = slot end
-      carried = {id = entry[1], priority = math.floor(tonumber(entry[2]) / ROW), counter = score % SPAN}
-    else
-      gone[#gone + 1] = entry[1]
-    end
-  end
-  if carried then move(at_end) end
-  if #gone > 0 then call('ZREM', line, unpack(gone)) end
-  return given or at_end
-end
 
--- Give a job of `prioritized` its slot. Returns the clock.
-local function place(id, user, priority, now_slot)
-  local name, line = '@' .. user, line_of(user)
-  local slot = math.max(now_slot, tonumber(call('ZSCORE', clock, name)) or 0)
-  if slot > LAST then
-    now_slot, slot = rebase(now_slot, slot)
-    -- More than two million of one user's jobs wait: beyond that they are served in order of arrival.
-    slot = math.min(slot, LAST)
-  end
-  call('ZADD', clock, now_slot, '#', slot + 1, name)
-  local counter = tonumber(call('ZSCORE', prioritized, id) or call('INCR', base .. 'pc')) % SPAN
-  local last = call('ZRANGE', line, -1, -1, 'WITHSCORES')
-  if last[2] and tonumber(last[2]) >= (priority + 1) * ROW then
-    slot = make_room(line, priority, slot, now_slot)
-  end
-  call('ZADD', prioritized, slot * SPAN + counter, id)
-  call('ZADD', line, priority * ROW + slot, id)
-  return now_slot
-end
-
--- A place among the user's active jobs. Returns whether there was one.
-local function take_place(user, id, most)
-  local places = base .. 'users:places:' .. user
-  if call('SCARD', places) >= most and call('SISMEMBER', places, id) == 0 then
-    -- Those of jobs that have ended, on whichever worker, are free.
-    for _, other in ipairs(call('SMEMBERS', places)) do
-      local job = call('HMGET', base .. other, 'timestamp', 'finishedOn')
-      if not job[1] or job[2] then
-        call('SREM', places, other)
-        if job[1] then call('HDEL', base .. other, 'corral:place') end
+  -- Let go of the user's held jobs for which there is a place. Returns how many.
+  function it.let_go(user, most)
+    local held, let = base .. 'users:held:' .. user, 0
+    while true do
+      local first = call('ZRANGE', held, 0, 0, 'WITHSCORES')
+      if not first[1] then
+        call('ZREM', holding, user)
+        break
+      end
+      local id = first[1]
+      local score = call('ZSCORE', delayed, id)
+      if not score or tonumber(score) < HELD_UNTIL then
+        call('ZREM', held, id) -- removed, or promoted by hand
+      elseif it.take_place(user, id, most) then
+        call('ZREM', held, id)
+        call('ZREM', delayed, id)
+        place(id, user, math.floor(tonumber(first[2]) / SPAN), call('INCR', base .. 'pc'))
+        call('HSET', base .. id, 'delay', 0)
+        call('XADD', base .. 'events', '*', 'event', 'waiting', 'jobId', id, 'prev', 'delayed')
+        let = let + 1
+      else
+        break
       end
     end
-    if call('SCARD', places) >= most then return false end
+    if let > 0 and call('HEXISTS', base .. 'meta', 'paused') == 0 then call('ZADD', base .. 'marker', 0, '0') end
+    return let
   end
-  call('SADD', places, id)
-  call('HSET', base .. id, 'corral:place', '1')
-  return true
-end
 
--- Keep a job, which is in none of BullMQ's sets, until one of this user's ends.
-local function hold(id, user, priority, now)
-  local counter = call('INCR', base .. 'pc') % SPAN
-  call('ZADD', delayed, HELD_UNTIL + counter % 4096, id)
-  call('ZADD', base .. 'users:held:' .. user, priority * SPAN + counter, id)
-  call('ZADD', base .. 'users:holding', 'NX', now, user)
-  call('HSET', base .. id, 'corral:user', user, 'corral:priority', priority)
-  call('XADD', base .. 'events', '*', 'event', 'delayed', 'jobId', id, 'delay', HELD_UNTIL / 4096)
-end
+  -- Whose a job is that BullMQ moved: as was noted when it was added, else as its payload says.
+  local function user_of(id, noted)
+    if noted then return noted end
+    if call('HSTRLEN', base .. id, 'data') > 262144 then return '' end
+    local read, data = pcall(cjson.decode, call('HGET', base .. id, 'data') or '')
+    local user = read and type(data) == 'table' and (data['userId'] or data['user_id'])
+    return type(user) == 'string' and user or ''
+  end
 
-local function wake()
-  if call('HEXISTS', base .. 'meta', 'paused') == 0 then call('ZADD', base .. 'marker', 0, '0') end
-end
-
--- Let go of the user's held jobs for which there is a place. Returns how many.
-local function let_go(user, most, now_slot)
-  local held, let = base .. 'users:held:' .. user, 0
-  while true do
-    local first = call('ZRANGE', held, 0, 0, 'WITHSCORES')
-    if not first[1] then
-      call('ZREM', base .. 'users:holding', user)
-      break
+  -- Give a slot to one job that has none. Returns whether it was given one, or is held.
+  local function adopt_one(id, most_active, now)
+    local job = call('HMGET', base .. id, 'timestamp', 'priority', 'processedOn', 'atm', 'corral:user',
+      'corral:priority', 'corral:place', 'stc')
+    -- What a worker gave back or lost goes ahead: it had its turn already.
+    if not job[1] or job[8] or (job[3] and not job[4]) then return false end
+    local user = user_of(id, job[5])
+    local priority = math.min(tonumber(job[6] or job[2]) or 0, FIRST - 1)
+    if job[6] then
+      call('HSET', base .. id, 'priority', priority)
+      call('HDEL', base .. id, 'corral:priority')
     end
-    local id = first[1]
-    local score = call('ZSCORE', delayed, id)
-    if not score or tonumber(score) < HELD_UNTIL then
-      call('ZREM', held, id) -- removed, or promoted by hand
-    elseif take_place(user, id, most) then
-      call('ZREM', held, id)
-      call('ZREM', delayed, id)
-      call('ZADD', prioritized, call('INCR', base .. 'pc') % SPAN, id)
-      now_slot = place(id, user, math.floor(tonumber(first[2]) / SPAN), now_slot)
-      call('HSET', base .. id, 'delay', 0)
-      call('XADD', base .. 'events', '*', 'event', 'waiting', 'jobId', id, 'prev', 'delayed')
-      let = let + 1
+    if most_active > 0 and user ~= '' and not job[7] and not it.take_place(user, id, most_active) then
+      call('ZREM', prioritized, id)
+      it.hold(id, user, priority, now)
     else
-      break
+      local score = call('ZSCORE', prioritized, id)
+      place(id, user, priority, score and tonumber(score) or call('INCR', base .. 'pc'))
+    end
+    return true
+  end
+
+  -- Give slots to jobs that BullMQ put where its own order has them: retried, due, scheduled, added by other clients.
+  function it.adopt(most, most_active, now)
+    local adopted = 0
+    local ahead = call('ZRANGEBYSCORE', prioritized, '-inf', BELOW_FIRST, 'LIMIT', 0, most)
+    local last = call('ZRANGEBYSCORE', prioritized, BEHIND * SPAN, '+inf', 'LIMIT', 0, most)
+    for _, jobs in ipairs({ahead, last}) do
+      for _, id in ipairs(jobs) do
+        if adopt_one(id, most_active, now) then adopted = adopted + 1 end
+      end
+    end
+    for _, id in ipairs(call('LRANGE', base .. 'wait', -most, -1)) do
+      if adopt_one(id, most_active, now) then
+        call('LREM', base .. 'wait', -1, id)
+        adopted = adopted + 1
+      end
+    end
+    return adopted
+  end
+
+  -- Compare a user's unstarted jobs with the set of them, until so many are gone. Returns how many there are.
+  function it.recount(user, until_at_most)
+    local set = base .. 'users:waiting:' .. user
+    local count = call('ZCARD', set)
+    if count <= until_at_most then return count end
+    for _, id in ipairs(call('ZRANGE', set, 0, -1)) do
+      local job = call('HMGET', base .. id, 'timestamp', 'processedOn')
+      if not job[1] or job[2] then
+        call('ZREM', set, id)
+        count = count - 1
+        if count <= until_at_most then break end
+      end
+    end
+    return count
+  end
+
+  -- Forget what has passed. Done now and then, never with every job.
+  function it.tidy(front, now)
+    local cursor = call('GET', base .. 'users:tidied') or '0'
+    local some = call('HSCAN', next_slots, cursor, 'COUNT', 64)
+    if some[1] ~= cursor then call('SET', base .. 'users:tidied', some[1], 'EX', 86400) end
+    for i = 1, #some[2], 2 do
+      if not front or tonumber(some[2][i + 1]) < (front + 1) * 1024 then
+        call('HDEL', next_slots, some[2][i])
+        call('DEL', base .. 'users:line:' .. some[2][i])
+      end
+    end
+    local seen = base .. 'users:seen'
+    for _, user in ipairs(call('ZRANGEBYSCORE', seen, '-inf', now - 60000, 'LIMIT', 0, 1)) do
+      if it.recount(user, -1) == 0 then call('ZREM', seen, user) else call('ZADD', seen, now, user) end
     end
   end
-  if let > 0 then wake() end
-  return let
-end
 
--- Whose a job is that BullMQ moved: as was noted when it was added, else as its payload says.
-local function user_of(id, noted)
-  if noted then return noted end
-  if call('HSTRLEN', base .. id, 'data') > 262144 then return '' end
-  local read, data = pcall(cjson.decode, call('HGET', base .. id, 'data') or '')
-  local user = read and type(data) == 'table' and (data['userId'] or data['user_id'])
-  return type(user) == 'string' and user or ''
-end
-
--- Give a slot to one job that has none. Returns whether it was given one (or is held).
-local function adopt_one(id, now_slot, most_active, now)
-  local job = call('HMGET', base .. id, 'timestamp', 'priority', 'processedOn', 'atm', 'corral:user', 'corral:priority',
-    'corral:place', 'stc')
-  -- What a worker gave back or lost goes ahead: it had its turn already.
-  if not job[1] or job[8] or (job[3] and not job[4]) then return false end
-  local user = user_of(id, job[5])
-  local priority = math.min(tonumber(job[6] or job[2]) or 0, FIRST - 1)
-  if job[6] then
-    call('HSET', base .. id, 'priority', priority)
-    call('HDEL', base .. id, 'corral:priority')
-  end
-  if most_active > 0 and user ~= '' and not job[7] and not take_place(user, id, most_active) then
-    call('ZREM', prioritized, id)
-    hold(id, user, priority, now)
-  else
-    place(id, user, priority, now_slot)
-  end
-  return true
-end
-
--- Give slots to jobs that BullMQ put where its own order has them: retried, due, scheduled, added by other clients.
-local function adopt(now_slot, most, most_active, now)
-  local adopted = 0
-  local ahead = call('ZRANGEBYSCORE', prioritized, '-inf', BELOW_FIRST, 'LIMIT', 0, most)
-  local last = call('ZRANGEBYSCORE', prioritized, BEHIND * SPAN, '+inf', 'LIMIT', 0, most)
-  for _, jobs in ipairs({ahead, last}) do
-    for _, id in ipairs(jobs) do
-      if adopt_one(id, now_slot, most_active, now) then adopted = adopted + 1 end
-    end
-  end
-  for _, id in ipairs(call('LRANGE', base .. 'wait', -most, -1)) do
-    if adopt_one(id, now_slot, most_active, now) then
-      call('LREM', base .. 'wait', -1, id)
-      adopted = adopted + 1
-    end
-  end
-  return adopted
-end
-
--- Compare a user's unstarted jobs with the set of them, until so many are gone. Returns how many there are.
-local function recount(user, until_at_most)
-  local set = base .. 'users:waiting:' .. user
-  local count = call('ZCARD', set)
-  if count <= until_at_most then return count end
-  for _, id in ipairs(call('ZRANGE', set, 0, -1)) do
-    local job = call('HMGET', base .. id, 'timestamp', 'processedOn')
-    if not job[1] or job[2] then
-      call('ZREM', set, id)
-      count = count - 1
-      if count <= until_at_most then break end
-    end
-  end
-  return count
-end
-
--- Forget what has passed. Done now and then, never with every job.
-local function tidy(now_slot, now)
-  for _, name in ipairs(call('ZRANGEBYSCORE', clock, '-inf', '(' .. now_slot, 'LIMIT', 0, 16)) do
-    if name ~= '#' then
-      call('ZREM', clock, name)
-      call('DEL', line_of(string.sub(name, 2)))
-    end
-  end
-  local seen = base .. 'users:seen'
-  for _, user in ipairs(call('ZRANGEBYSCORE', seen, '-inf', now - 60000, 'LIMIT', 0, 1)) do
-    if recount(user, -1) == 0 then call('ZREM', seen, user) else call('ZADD', seen, now, user) end
-  end
+  rare = function() return it end
+  return it
 end

@@ -15,12 +15,13 @@
 local user, id = ARGV[2], ARGV[3]
 local job = base .. id
 if call('GET', job .. ':lock') ~= ARGV[5] then return -2 end
-if take_place(user, id, tonumber(ARGV[4])) then return 1 end
+local it = rare()
+if it.take_place(user, id, tonumber(ARGV[4])) then return 1 end
 call('LREM', KEYS[1], 1, id)
 call('DEL', job .. ':lock')
 call('SREM', KEYS[2], id)
 call('HDEL', job, 'processedOn', 'pb')
 call('HINCRBY', job, 'ats', -1)
 local fields = call('HMGET', job, 'priority', 'corral:priority')
-hold(id, user, math.min(tonumber(fields[2] or fields[1]) or 0, FIRST - 1), tonumber(ARGV[6]))
+it.hold(id, user, math.min(tonumber(fields[2] or fields[1]) or 0, FIRST - 1), tonumber(ARGV[6]))
 return 0

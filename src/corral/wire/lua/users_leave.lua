@@ -1,7 +1,7 @@
 --[[
   Gives the place of a job that has ended to the user's next one.
   Input:
-    KEYS[1] users:clock
+    KEYS[1] users:next
     ARGV[1] base
     ARGV[2] user
     ARGV[3] id
@@ -15,4 +15,4 @@ if job[1] and not job[2] then return 0 end -- it is to run again, here or elsewh
 call('SREM', base .. 'users:places:' .. user, id)
 if job[1] then call('HDEL', base .. id, 'corral:place') end
 if call('EXISTS', base .. 'users:held:' .. user) == 0 then return 0 end
-return let_go(user, tonumber(ARGV[4]), clock_at(front_slot()))
+return rare().let_go(user, tonumber(ARGV[4]))

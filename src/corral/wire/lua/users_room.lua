@@ -11,7 +11,7 @@
     -1 when there is room, else how many wait
 ]]
 local most, more = tonumber(ARGV[3]), tonumber(ARGV[4])
-local waiting = recount(ARGV[2], most - more)
+local waiting = rare().recount(ARGV[2], most - more)
 if waiting + more <= most then return -1 end
 call('SET', KEYS[1], ARGV[5], 'PX', 60000)
 return waiting
