@@ -30,6 +30,7 @@ from corral.queue.status import (
     Schedule,
     WorkerInfo,
 )
+from corral.queue.usher import Usher
 from corral.queue.worker import WorkerSettings
 from corral.queue.workers import Workers
 from corral.settings import Settings
@@ -73,6 +74,7 @@ class Corral:
         self._queues: dict[str, Queue] = {}
         self._waiters: dict[str, ResultWaiter] = {}
         self._workers: list[Workers] = []
+        self._ushers: list[Usher] = []
         self._outage = Outage()
         self._pipe: Pipe | None = None
         self._connector: Connector | None = None
@@ -140,7 +142,8 @@ class Corral:
     async def stop_workers(self, timeout: timedelta | None = None) -> None:
         """Stop all workers that were started here (see ``Workers.stop``)."""
         workers, self._workers = self._workers, []
-        await asyncio.gather(*(group.stop(timeout) for group in workers))
+        ushers, self._ushers = self._ushers, []
+        await asyncio.gather(*(group.stop(timeout) for group in workers), *(usher.stop() for usher in ushers))
 
     async def disconnect(self) -> None:
         """Close the connections."""
@@ -697,6 +700,19 @@ class Corral:
         await workers.start()
         self._workers.append(workers)
         return workers
+
+    async def start_ushers(self) -> None:
+        """Look after the queues with ``per_user`` from this process, whose workers are all elsewhere.
+
+        Corral's workers do it for their own queues. Where all workers are of another language, one process has to, for
+        ``max_active`` above all: it gives the place of a job that has ended to the user's next one. They stop with
+        ``stop_workers`` and ``close``.
+        """
+        for name, spec in self._types.items():
+            if spec.per_user is not None:
+                usher = Usher(await self._queue(name))
+                usher.start()
+                self._ushers.append(usher)
 
     # --- inside
 

@@ -5,9 +5,10 @@ The order itself is made in Redis, by ``wire/lua/users.lua``.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from corral.queue.options import JobOptions
 from corral.queue.status import user_of
 from corral.wire.codec import decode_json
 from corral.wire.keys import QueueKeys
-from corral.wire.pipe import Reply, pack
+from corral.wire.pipe import Reply, ReplyError, pack, reply_failure
 from corral.wire.scripts import QueueScripts, expect_list, script
 from corral.wire.shared import FIRST_SLOT, Kind, Refusal, Share
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from corral.queue.queue import Queue
 
 _ROOM = "users:room"
+_LOOKED_AT = 2_000
+_HOLDING_LOOKED_AT = 1_000
+_READ_AT_ONCE = 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +45,12 @@ class UserShare:
 
 
 def share_of(
-    spec: JobTypeSpec, data: Any, options: JobOptions, *, delay_ms: int, parent: bool = False,
+    spec: JobTypeSpec,
+    data: Any,
+    options: JobOptions,
+    *,
+    delay_ms: int,
+    parent: bool = False,
     refusal: Refusal | None = None,
 ) -> Share | None:
     """What the adding script has to know; None for a queue that isn't shared.
@@ -135,34 +144,35 @@ async def users_of(queue: Queue, *, limit: int = 100) -> list[UserShare]:
     """How a shared queue stands by user, the one with the most jobs in line first.
 
     Args:
-        limit: How many users to look at, at most.
+        limit: How many users to tell of, at most. Of the waiting jobs the first 2,000 are looked at.
     """
     k, pipe = queue.keys, queue.scripts.pipe
-    _, known = await pipe.execute("HSCAN", f"{k.base}users:next", 0, "COUNT", limit)
-    holding = expect_list(await pipe.execute("ZRANGE", f"{k.base}users:holding", 0, limit - 1))
-    active = Counter(await _active_users(queue))
-    names = {str(name) for name in known[::2]} | {str(name) for name in holding} | set(active)
-    found = []
-    for name in names:
-        ids = expect_list(await pipe.execute("LRANGE", f"{k.base}users:line:{name}", 0, -1))
-        waiting = 0
-        for start in range(0, len(ids), 1_000):
-            scores = await pipe.execute("ZMSCORE", k.prioritized, *(str(i) for i in ids[start : start + 1_000]))
-            waiting += sum(1 for score in expect_list(scores) if score is not None)
-        held = int(await pipe.execute("ZCARD", f"{k.base}users:held:{name}"))
-        share = UserShare(user_id=name or None, waiting=waiting, active=active[name], held=held)
-        if share.waiting or share.active or share.held:
-            found.append(share)
+    holding = [str(user) for user in expect_list(await pipe.execute("ZRANGE", k.holding, 0, _HOLDING_LOOKED_AT - 1))]
+    held = {user: int(await pipe.execute("ZCARD", f"{k.base}users:held:{user}")) for user in holding}
+    active = await _count_users(queue, await pipe.execute("LRANGE", k.active, 0, _LOOKED_AT - 1))
+    ready = expect_list(await pipe.execute("LRANGE", k.wait, -_LOOKED_AT, -1))
+    ready += expect_list(await pipe.execute("ZRANGE", k.prioritized, 0, _LOOKED_AT - 1))
+    waiting = await _count_users(queue, ready[:_LOOKED_AT])
+    found = [
+        UserShare(user_id=user or None, waiting=waiting[user], active=active[user], held=held.get(user, 0))
+        for user in {*held, *active, *waiting}
+    ]
     return sorted(found, key=lambda one: (-one.waiting - one.held, -one.active, one.user_id or ""))[:limit]
 
 
-async def _active_users(queue: Queue) -> Iterable[str]:
-    k, pipe = queue.keys, queue.scripts.pipe
-    users = []
-    for job_id in expect_list(await pipe.execute("LRANGE", k.active, 0, 999)):
-        noted, text = await pipe.execute("HMGET", k.job(str(job_id)), "corral:user", "data")
-        users.append(str(noted) if noted is not None else user_of(decode_json(text)) or "")
-    return users
+async def _count_users(queue: Queue, ids: Any) -> Counter[str]:
+    """How many of these jobs each user has."""
+    found: Counter[str] = Counter()
+    for start in range(0, len(ids), _READ_AT_ONCE):
+        some = ids[start : start + _READ_AT_ONCE]
+        burst = b"".join(pack("HMGET", queue.keys.job(str(job_id)), "corral:user", "data") for job_id in some)
+        for reply in await asyncio.gather(*queue.scripts.pipe.send_many(burst, len(some))):
+            if isinstance(reply, ReplyError):
+                raise reply_failure(reply)
+            noted, text = expect_list(reply)
+            if noted is not None or text is not None:  # else it was removed meanwhile
+                found[str(noted) if noted is not None else user_of(decode_json(text)) or ""] += 1
+    return found
 
 
 async def forget_users(scripts: QueueScripts, keys: QueueKeys) -> None:

@@ -34,7 +34,7 @@ class HeldBack(Exception):  # noqa: N818 - an outcome, not a fault
 
 
 class Usher:
-    """Serves one queue.
+    """Serves one queue. Several may, in different processes: each round is one script.
 
     Args:
         queue: Also one whose job type says nothing of users, for what another process's definition left in it.

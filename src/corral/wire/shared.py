@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from corral.errors import ConfigurationError
 
@@ -44,9 +44,8 @@ class Refusal:
     token: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
-    """What an adding script is told of a job's user.
+class Share(NamedTuple):
+    """What an adding script is told of a job's user. A tuple, as one is made for every job.
 
     Attributes:
         user: ``""``: nobody's.

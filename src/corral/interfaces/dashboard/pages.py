@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Parts = dict[str, Markup]
 _PAGE: Final = 50
+#: Users that a queue's page lists.
+_USERS = 20
 _HOUR: Final = (timedelta(hours=1), 60)
 _DAY: Final = (timedelta(hours=24), 96)
 _TABS: Final = ("", "active", "waiting", "delayed", "waiting-children", "failed", "completed")
@@ -175,6 +177,9 @@ async def queue_parts(
         parts["charts"] = _charts(visit, history, span)
         if visit.session.principal.sees_everyone:
             parts["workers"] = _part(visit, "part_workers.html", workers=await corral.list_workers(job_type))
+            if corral.job_types[job_type].per_user is not None:
+                users = await corral.get_queue_users(job_type, limit=_USERS)
+                parts["users"] = _part(visit, "part_users.html", users=users, job_type=job_type)
     return parts
 
 

@@ -10,7 +10,8 @@
 
   Keys, all under `base`, so that a Cluster has them in the queue's slot:
     users:next            HASH user -> the slot of this user's next job * 1024 + the highest priority number in line
-    users:line:<user>     LIST of ids: the user's jobs with slots; those that no longer wait go now and then
+    users:line:<user>     LIST of ids: jobs of the user with slots, all of the next and some of the later; those that no
+                          longer wait go now and then
     users:soon            ZSET user -> when the one delayed job that may go ahead is due, in ms
     users:waiting:<user>  ZSET id -> added ms: jobs that have not started (only where their number is limited)
     users:seen            ZSET user -> when that set was last compared with the jobs, in ms
@@ -29,33 +30,25 @@ local rare
 -- The slot of one more job. `front` is the clock, nil when no job with a slot waits.
 local function slot_for(id, user, priority, front)
   local line = base .. 'users:line:' .. user
-  local known
-  if front then
-    known = call('HGET', next_slots, user)
-  else
+  if not front then
     -- Nobody waits: nobody is ahead of anybody either.
-    call('DEL', next_slots, line)
+    rare().forget()
     front = FIRST
   end
-  local slot, lowest = front, priority
-  if known then
-    known = tonumber(known)
-    local after = math.floor(known / 1024)
-    if after > front then
-      slot, lowest = after, math.max(priority, known % 1024)
-    else
-      call('DEL', line)
-    end
+  local known = call('HINCRBY', next_slots, user, 1024)
+  local slot, lowest = math.floor(known / 1024) - 1, known % 1024
+  if slot <= front then
+    -- All that this user had in line is through.
+    call('HSET', next_slots, user, (front + 1) * 1024 + priority)
+    if known > 1024 then call('DEL', line) end
+    slot, lowest = front, priority
+  elseif priority > lowest or slot > LAST then
+    if slot > LAST then front, slot = rare().rebase(front, slot) end
+    call('HSET', next_slots, user, (slot + 1) * 1024 + math.max(priority, lowest))
   end
-  if slot > LAST then slot = rare().rebase(front, slot) end
-  call('HSET', next_slots, user, (slot + 1) * 1024 + lowest)
   if priority < lowest then slot = rare().make_room(line, priority, slot) end
-  local length = call('RPUSH', line, id)
-  if length == 1 then
-    call('EXPIRE', line, 2592000)
-  elseif length % 32 == 0 then
-    rare().shorten(line)
-  end
+  -- Of those far back every eighth will do: room is made in front of one of these.
+  if (slot - front < 16 or slot % 8 == 0) and call('RPUSH', line, id) % 32 == 0 then rare().shorten(line) end
   return slot
 end
 
@@ -77,11 +70,25 @@ rare = function()
     return found[2] and math.floor(tonumber(found[2]) / SPAN)
   end
 
-  -- Take the slots that have passed away from all that count in slots, when these run out. Returns the slot after it.
+  -- Forget everybody's turns.
+  function it.forget()
+    local keys = {next_slots}
+    for _, user in ipairs(call('HKEYS', next_slots)) do
+      keys[#keys + 1] = base .. 'users:line:' .. user
+      if #keys > 1000 then
+        call('DEL', unpack(keys))
+        keys = {next_slots}
+      end
+    end
+    call('DEL', unpack(keys))
+  end
+
+  -- Take the slots that have passed away from all that count in slots, when these run out. Returns the clock and the
+  -- slot after it.
   function it.rebase(front, slot)
     local shift = front - FIRST
     -- More than two million of one user's jobs wait: beyond that they are served in the order of arrival.
-    if shift < 262144 then return LAST end
+    if shift < 262144 then return front, LAST end
     local first = call('ZCOUNT', prioritized, '-inf', BELOW_FIRST)
     local last = first + call('ZCOUNT', prioritized, FIRST * SPAN, BELOW_BEHIND) - 1
     -- All move by the same, the lowest first: the order, and so each rank, stays.
@@ -101,7 +108,7 @@ rare = function()
         call('HDEL', next_slots, known[i])
       end
     end
-    return math.min(slot - shift, LAST)
+    return FIRST, math.min(slot - shift, LAST)
   end
 
   -- The slot of this user's first job of a lower priority; those that have one move up by one. Of a long line only

@@ -72,9 +72,9 @@ if kind == 'now' then
   if string.sub(id, -2) == '00' then rare().tidy(rare().front(), tonumber(ARGV[10])) end
 elseif kind == 'later' then
   local soon = base .. 'users:soon'
-  call('ZREMRANGEBYSCORE', soon, '-inf', ARGV[10])
+  call('ZREMRANGEBYSCORE', soon, '-inf', tonumber(ARGV[10]) - 1000)
   if call('ZSCORE', soon, user) then
-    -- One at a time may go ahead when it is due: many would hold up everybody else.
+    -- One in a second may go ahead when it is due: many would hold up everybody else.
     call('HSET', base .. id, 'corral:user', user, 'corral:priority', priority, 'priority', BEHIND)
   else
     call('HSET', base .. id, 'corral:user', user)
