@@ -91,13 +91,17 @@ class Bench:
         async with await self._corral.start_workers([kind], concurrency=self._arguments.concurrency):
             await self._done.wait()
 
-    async def _node(self, kind: str, count: int, concurrency: int, pause_ms: int = 0) -> list[str]:
+    async def _node(self, kind: str, count: int, concurrency: int) -> list[str]:
         config = {
-            "redis": self._url, "prefix": self._corral.prefix, "queue": kind, "count": count, "packages": str(_PACKAGES),
-            "concurrency": concurrency, "pause": pause_ms,
-        }  # fmt: skip
+            "redis": self._url,
+            "prefix": self._corral.prefix,
+            "queue": kind,
+            "count": count,
+            "concurrency": concurrency,
+            "packages": str(_PACKAGES),
+        }
         process = await asyncio.create_subprocess_exec(
-            environments._node(), str(_NODE_WORKER), json.dumps(config), stdout=subprocess.PIPE
+            environments.node(), str(_NODE_WORKER), json.dumps(config), stdout=subprocess.PIPE
         )
         out, _ = await process.communicate()
         if process.returncode:
@@ -168,7 +172,9 @@ async def _measure(arguments: argparse.Namespace) -> None:
                 if number:  # the first warms up
                     rounds.append(figures)
                 print(f"round {number} of {arguments.rounds}", file=sys.stderr, flush=True)
-            print(f"{server.describe(redis)}; {os.cpu_count()} cores; {arguments.jobs:,} jobs of {arguments.users} users")
+            print(
+                f"{server.describe(redis)}; {os.cpu_count()} cores; {arguments.jobs:,} jobs of {arguments.users} users"
+            )
             print("\n".join(_lines(rounds, arguments.jobs)))
             for language in ("Corral",) if arguments.no_node else ("Corral", "Node"):
                 for lanes in (1, 5, 20):

@@ -9,7 +9,6 @@ const worker = new Worker(
   config.queue,
   async (job) => {
     users.push(job.data.userId);
-    if (config.pause) await new Promise((resolve) => setTimeout(resolve, config.pause));
   },
   {
     connection: { host: url.hostname, port: Number(url.port) },

@@ -180,7 +180,9 @@ async def forget_users(scripts: QueueScripts, keys: QueueKeys) -> None:
     found: list[str] = []
     cursor = "0"
     while True:
-        cursor, batch = await scripts.pipe.execute("SCAN", cursor, "MATCH", f"{_escaped(keys.base)}users:*", "COUNT", 1000)
+        cursor, batch = await scripts.pipe.execute(
+            "SCAN", cursor, "MATCH", f"{_escaped(keys.base)}users:*", "COUNT", 1000
+        )
         found += [str(key) for key in batch]
         if str(cursor) == "0":
             break

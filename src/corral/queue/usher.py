@@ -29,7 +29,7 @@ _ASK_AGAIN_S = 0.2
 _ADOPTED_AT_ONCE = 500
 
 
-class HeldBack(Exception):  # noqa: N818 - an outcome, not a fault
+class HeldBack(Exception):
     """A claimed job must wait: as many of its user's run as may. It is in Redis, and not this worker's any more."""
 
 

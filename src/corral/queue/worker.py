@@ -542,9 +542,6 @@ class Worker:
                 raise
             failure: BaseException = error
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its job's outcome
-            if isinstance(error, HeldBack):
-                self._release(lane)
-                return NOTHING if self._stopping.is_set() else await self._claim(lane)
             if isinstance(error, SystemExit | KeyboardInterrupt):
                 error = Unrecoverable(f"The handler called for the process to end ({type(error).__name__}).")
             failure = error
@@ -675,8 +672,8 @@ class Worker:
 
     async def _fail(self, lane: Lane, record: JobRecord, failure: BaseException, *, fetch_next: bool = True) -> Claim:
         try:
-            if isinstance(failure, LeaseLost):
-                return await self._abandon(lane, record)
+            if isinstance(failure, LeaseLost | HeldBack):
+                return await self._abandon(lane, record, held_back=isinstance(failure, HeldBack))
             if isinstance(failure, _Interrupted):
                 if failure.why is Interruption.LEASE_LOST:
                     return await self._abandon(lane, record)
@@ -716,9 +713,10 @@ class Worker:
             except StoreError as error:
                 logger.debug("the request to cancel %s is left to run out: %s", record.id, error)
 
-    async def _abandon(self, lane: Lane, record: JobRecord) -> Claim:
-        """The job is another's now: write nothing."""
-        logger.warning("%s: job %s is no longer ours; its outcome is dropped", self.spec.name, record.id)
+    async def _abandon(self, lane: Lane, record: JobRecord, *, held_back: bool = False) -> Claim:
+        """The job is another's now, or nobody's: write nothing."""
+        if not held_back:
+            logger.warning("%s: job %s is no longer ours; its outcome is dropped", self.spec.name, record.id)
         self._release(lane)
         return NOTHING if self._stopping.is_set() else await self._claim(lane)
 

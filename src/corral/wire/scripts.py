@@ -345,9 +345,7 @@ class QueueScripts:
             fixed = b"".join(bulk(part.encode()) for part in parts)
             self._shares[priority, share.kind, share.max_waiting, share.max_active] = fixed
         refusal = share.refusal
-        ends = (
-            _NO_REFUSAL if refusal is None else bulk(refusal.key.encode()) + bulk(refusal.token.encode())
-        )
+        ends = _NO_REFUSAL if refusal is None else bulk(refusal.key.encode()) + bulk(refusal.token.encode())
         return b"%b$%d\r\n%b\r\n%b$13\r\n%d\r\n$1\r\n%d\r\n%b" % (
             *(self._base, len(user), user, fixed, now, named, ends),
         )

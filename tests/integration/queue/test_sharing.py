@@ -53,7 +53,9 @@ async def _claim(queue: Queue) -> JobRecord | None:
 
 
 async def _finish(queue: Queue, job_id: str, *, target: str = "completed") -> None:
-    options = packed({"token": "test", "keepJobs": {"count": -1}, "attempts": 1, "maxMetricsSize": "", "lockDuration": 1})
+    options = packed(
+        {"token": "test", "keepJobs": {"count": -1}, "attempts": 1, "maxMetricsSize": "", "lockDuration": 1}
+    )
     head = f"${len(options)}\r\n".encode() + options + b"\r\n"
     command = queue.scripts.finish_command(
         job_id=job_id, target=target, value=b"null", fetch_next=False, options=head, changed=None
@@ -228,7 +230,7 @@ async def test_retries_wait_for_their_users_turn(corral: Corral) -> None:
         for job in jobs:
             await corral.wait_for_result(job, timeout=SOON)
         async with asyncio.timeout(10):
-            while len(order) < 15:  # noqa: ASYNC110 - the handler's own list
+            while len(order) < 15:
                 await asyncio.sleep(0.01)
     assert sorted(order) == sorted([("failing", 1)] * 5 + [("failing", 2)] * 5 + [("other", 1)] * 5)
 
