@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -33,10 +34,17 @@ _PACKAGES = Path(__file__).parents[2] / "tests" / "node" / "node_modules"
 
 @dataclass(frozen=True)
 class Figure:
-    """Seconds by the clock, and of the server's processor."""
+    """Seconds by the clock, of the server's processor, and of the clients'."""
 
     wall_s: float
     server_s: float
+    client_s: float
+
+
+def _client_seconds() -> float:
+    """Processor time of this process, and of Node's workers that have ended."""
+    own, ended = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
 
 
 def _payload(n: int, users: int) -> dict[str, Any]:
@@ -63,9 +71,10 @@ class Bench:
             self._done.set()
 
     async def _timed(self, work: Any) -> Figure:
-        before, start = server.cpu_seconds(self._redis), time.perf_counter()
+        before, client_before, start = server.cpu_seconds(self._redis), _client_seconds(), time.perf_counter()
         await work
-        return Figure(time.perf_counter() - start, server.cpu_seconds(self._redis) - before)
+        wall_s = time.perf_counter() - start
+        return Figure(wall_s, server.cpu_seconds(self._redis) - before, _client_seconds() - client_before)
 
     async def _add_one_by_one(self, kind: str) -> None:
         jobs, users, producers = self._arguments.jobs, self._arguments.users, 50
@@ -140,24 +149,32 @@ class Bench:
 
 
 def _lines(rounds: list[dict[str, dict[str, Figure]]], jobs: int) -> Iterator[str]:
-    yield "| step | plain, jobs/s | shared, jobs/s | ratio | server's µs per job, plain | shared | ratio |"
-    yield "|---|---|---|---|---|---|---|"
+    yield (
+        "| step | plain, jobs/s | shared | ratio | server's µs a job, plain | shared "
+        "| all processor µs a job, plain | shared | ratio |"
+    )
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     together = {"add and drain": ("add", "drain"), "add in bulk, drain in Node": ("add in bulk", "drain in Node")}
     steps = {**{name: (name,) for name in rounds[0]}, **together}
     for name, parts in steps.items():
         if any(part not in rounds[0] for part in parts):
             continue
         wall = {kind: [sum(one[part][kind].wall_s for part in parts) for one in rounds] for kind in _KINDS}
-        cpu = {kind: [sum(one[part][kind].server_s for part in parts) for one in rounds] for kind in _KINDS}
+        of_server = {kind: [sum(one[part][kind].server_s for part in parts) for one in rounds] for kind in _KINDS}
+        of_all = {
+            kind: [sum(one[part][kind].server_s + one[part][kind].client_s for part in parts) for one in rounds]
+            for kind in _KINDS
+        }
 
         def ratio(seconds: dict[str, list[float]]) -> float:
             return statistics.median(p / s for p, s in zip(seconds["plain"], seconds["shared"], strict=True))
 
         rate = {kind: jobs / statistics.median(wall[kind]) for kind in _KINDS}
-        each = {kind: statistics.median(cpu[kind]) / jobs * 1e6 for kind in _KINDS}
+        each = {kind: statistics.median(of_server[kind]) / jobs * 1e6 for kind in _KINDS}
+        whole = {kind: statistics.median(of_all[kind]) / jobs * 1e6 for kind in _KINDS}
         yield (
-            f"| {name} | {rate['plain']:,.0f} | {rate['shared']:,.0f} | {ratio(wall):.2f} "
-            f"| {each['plain']:.1f} | {each['shared']:.1f} | {ratio(cpu):.2f} |"
+            f"| {name} | {rate['plain']:,.0f} | {rate['shared']:,.0f} | {ratio(wall):.2f} | {each['plain']:.0f} "
+            f"| {each['shared']:.0f} | {whole['plain']:.0f} | {whole['shared']:.0f} | {ratio(of_all):.2f} |"
         )
 
 
