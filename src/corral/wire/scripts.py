@@ -23,7 +23,7 @@ from corral.wire import shared
 from corral.wire.codec import JobRecord, encode_options, fields, packed
 from corral.wire.keys import QueueKeys
 from corral.wire.pipe import Part, Pipe, Reply, ReplyError, pack, reply_failure
-from corral.wire.shared import Share
+from corral.wire.shared import Refusal, Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +174,7 @@ def _head(name: str, keys: Sequence[str], arguments: int) -> bytes:
 
 
 #: BullMQ's three, and those that ``users_add.lua`` names.
-_SHARED_ARGUMENTS = 13
-_NO_REFUSAL = bulk(b"") * 2
+_SHARED_ARGUMENTS, _SHARED_EXTRAS = 7, 6
 _FINISH_FIELDS = {"completed": bulk(b"returnvalue"), "failed": bulk(b"failedReason")}
 
 
@@ -216,8 +215,7 @@ class QueueScripts:
         self._plain_firsts: dict[str, bytes] = {}
         self._add_keys = add_keys
         self._add_heads = {name: _head(name, names, 3) for name, names in add_keys.items()}
-        self._shared_heads: dict[str, bytes] = {}
-        self._shares: dict[tuple[int, str, int, int], bytes] = {}
+        self._shared_heads: dict[tuple[str, bool], bytes] = {}
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Part]) -> Reply:
         """Run any script.
@@ -316,39 +314,36 @@ class QueueScripts:
                 ]
             )
         head = self._add_heads[called]
+        named = bool(job_id) or deduplication_id is not None
         if share is not None:
             called = shared.OURS + called
-            head = self._shared_head(called)
+            head = self._shared_head(called, brief=share.brief and not named)
         command = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
             *(head, len(first), first),
             *(len(data), data, len(options), options),
         )
         if share is None:
             return called, command
-        named = bool(job_id) or deduplication_id is not None
         return called, command + self._share_arguments(share, priority, timestamp_ms, named=named)
 
-    def _shared_head(self, called: str) -> bytes:
-        head = self._shared_heads.get(called)
+    def _shared_head(self, called: str, *, brief: bool) -> bytes:
+        head = self._shared_heads.get((called, brief))
         if head is None:
             keys = self._add_keys[called.removeprefix(shared.OURS)]
-            head = self._shared_heads[called] = _head(called, keys, _SHARED_ARGUMENTS)
+            count = _SHARED_ARGUMENTS if brief else _SHARED_ARGUMENTS + _SHARED_EXTRAS
+            head = self._shared_heads[called, brief] = _head(called, keys, count)
         return head
 
     def _share_arguments(self, share: Share, priority: int, now: int, *, named: bool) -> bytes:
         user = share.user.encode("utf-8", "surrogateescape")
-        fixed = self._shares.get((priority, share.kind, share.max_waiting, share.max_active))
-        if fixed is None:
-            if len(self._shares) > 64:
-                self._shares.clear()
-            parts = (str(priority), share.kind, str(share.max_waiting), str(share.max_active))
-            fixed = b"".join(bulk(part.encode()) for part in parts)
-            self._shares[priority, share.kind, share.max_waiting, share.max_active] = fixed
-        refusal = share.refusal
-        ends = _NO_REFUSAL if refusal is None else bulk(refusal.key.encode()) + bulk(refusal.token.encode())
-        return b"%b$%d\r\n%b\r\n%b$13\r\n%d\r\n$1\r\n%d\r\n%b" % (
-            *(self._base, len(user), user, fixed, now, named, ends),
+        own = b"%b$%d\r\n%b\r\n$%d\r\n%d\r\n$13\r\n%d\r\n" % (
+            *(self._base, len(user), user, 1 if priority < 10 else len(str(priority)), priority, now),
         )
+        if share.brief and not named:
+            return own
+        refusal = share.refusal or Refusal("", "")
+        extras = (share.kind, str(share.max_waiting), str(share.max_active), "1" if named else "0")
+        return own + b"".join(bulk(part.encode()) for part in (*extras, refusal.key, refusal.token))
 
     def _plain_first(self, name: str, timestamp_ms: int) -> bytes:
         """The first argument of a job that has neither id nor parent nor deduplication: only the time changes."""

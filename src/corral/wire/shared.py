@@ -60,6 +60,11 @@ class Share(NamedTuple):
     max_active: int = 0
     refusal: Refusal | None = None
 
+    @property
+    def brief(self) -> bool:
+        """Whether the script needs no more than the user: the case of most jobs, sent in fewer parts."""
+        return self.kind == "now" and not self.max_waiting and not self.max_active and self.refusal is None
+
 
 @cache
 def _part(name: str) -> str:

@@ -7,20 +7,24 @@
     ARGV[4] base
     ARGV[5] user, "" for nobody's
     ARGV[6] the job's priority, below 1024
-    ARGV[7] "now", "later" (delayed), "parent" (waits for children), or "plain" (of another queue in the same flow)
-    ARGV[8] how many of this user's jobs may wait; "0" for any number
-    ARGV[9] how many may be active; "0" for any number
-    ARGV[10] now, in ms
-    ARGV[11] "1" when the job has an id of its own or is deduplicated
-    ARGV[12] key that says that this transaction is refused, or ""
+    ARGV[7] now, in ms
+    and, where one of these is not the first that it can be:
+    ARGV[8] "now", "later" (delayed), "parent" (waits for children), or "plain" (of another queue in the same flow)
+    ARGV[9] how many of this user's jobs may wait; "0" for any number
+    ARGV[10] how many may be active; "0" for any number
+    ARGV[11] "0", or "1" when the job has an id of its own or is deduplicated
+    ARGV[12] "", or the key that says that this transaction is refused
     ARGV[13] the transaction's token
   Output:
     BullMQ's, or {"refused", how many wait}
 ]]
-local user, priority, kind = ARGV[5], tonumber(ARGV[6]), ARGV[7]
-local bounds_waiting, bounds_active = ARGV[8] ~= '0' and user ~= '', ARGV[9] ~= '0' and user ~= ''
-local named = ARGV[11] == '1'
-if ARGV[12] ~= '' and call('GET', ARGV[12]) == ARGV[13] then return {'refused', 0} end
+local user, priority, kind = ARGV[5], tonumber(ARGV[6]), ARGV[8] or 'now'
+local bounds_waiting, bounds_active, named = false, false, false
+if ARGV[8] then
+  bounds_waiting, bounds_active = ARGV[9] ~= '0' and user ~= '', ARGV[10] ~= '0' and user ~= ''
+  named = ARGV[11] == '1'
+  if ARGV[12] ~= '' and call('GET', ARGV[12]) == ARGV[13] then return {'refused', 0} end
+end
 
 local custom, existed = '', false
 if named then
@@ -30,7 +34,7 @@ if named then
     or (options['de'] and call('EXISTS', first[9]) == 1)
 end
 if bounds_waiting and not existed then
-  local most = tonumber(ARGV[8])
+  local most = tonumber(ARGV[9])
   local waiting = rare().recount(user, most - 1)
   if waiting >= most then return {'refused', waiting} end
 end
@@ -40,7 +44,7 @@ if kind == 'now' then
   local first = call('ZRANGE', prioritized, 0, 0, 'WITHSCORES')
   local front = first[2] and math.floor(tonumber(first[2]) / SPAN)
   if front and (front < FIRST or front >= BEHIND) then
-    rare().adopt(100, tonumber(ARGV[9]), tonumber(ARGV[10]))
+    rare().adopt(100, tonumber(ARGV[10] or 0), tonumber(ARGV[7]))
     front = rare().front()
   end
   slot_of = function(id)
@@ -58,21 +62,21 @@ end
 if not added then return id end
 
 if bounds_waiting then
-  call('ZADD', base .. 'users:waiting:' .. user, ARGV[10], id)
-  call('ZADD', base .. 'users:seen', 'NX', ARGV[10], user)
+  call('ZADD', base .. 'users:waiting:' .. user, ARGV[7], id)
+  call('ZADD', base .. 'users:seen', 'NX', ARGV[7], user)
 end
 if kind == 'now' then
   if bounds_active then
     -- Behind those that are held already; then the first of all for which there is a place.
     local it = rare()
     call('ZREM', prioritized, id)
-    it.hold(id, user, priority, tonumber(ARGV[10]))
-    it.let_go(user, tonumber(ARGV[9]))
+    it.hold(id, user, priority, tonumber(ARGV[7]))
+    it.let_go(user, tonumber(ARGV[10] or 0))
   end
-  if string.sub(id, -2) == '00' then rare().tidy(rare().front(), tonumber(ARGV[10])) end
+  if string.sub(id, -2) == '00' then rare().tidy(rare().front(), tonumber(ARGV[7])) end
 elseif kind == 'later' then
   local soon = base .. 'users:soon'
-  call('ZREMRANGEBYSCORE', soon, '-inf', tonumber(ARGV[10]) - 1000)
+  call('ZREMRANGEBYSCORE', soon, '-inf', tonumber(ARGV[7]) - 1000)
   if call('ZSCORE', soon, user) then
     -- One in a second may go ahead when it is due: many would hold up everybody else.
     call('HSET', base .. id, 'corral:user', user, 'corral:priority', priority, 'priority', BEHIND)
