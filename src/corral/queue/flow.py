@@ -10,7 +10,7 @@ from typing import Any
 from corral.queue.options import ChildFailure
 from corral.queue.queue import Queue, options_from
 from corral.queue.sharing import Room, share_of
-from corral.queue.status import QueuedJob
+from corral.queue.status import QueuedJob, user_of
 from corral.wire.scripts import check_code, now_ms
 from corral.wire.shared import Share
 
@@ -95,7 +95,8 @@ class _Plan:
             reference[_MARK[options.on_failure]] = True
         is_parent = bool(flow.children)
         refusal = self.room.refusal if self.room else None
-        share = share_of(queue.spec, flow.data, options, delay_ms=delay_ms, parent=is_parent, refusal=refusal)
+        user = user_of(flow.data) or ""
+        share = share_of(queue.spec, user, options, delay_ms=delay_ms, parent=is_parent, refusal=refusal)
         if share is None and refusal is not None:
             # A queue that isn't shared, in a flow that may be refused.
             share = Share(user="", kind="plain", refusal=refusal)

@@ -30,6 +30,7 @@ from corral.wire.codec import JobRecord, encode_options, fields
 from corral.wire.keys import QueueKeys
 from corral.wire.pipe import Part, Pipe, Reply, ReplyError, pack, reply_failure
 from corral.wire.scripts import QueueScripts, check_code, expect_list, now_ms, script
+from corral.wire.shared import FIRST_SLOT, Share
 
 #: One transaction adds at most this many jobs: Redis serves nobody else while it runs.
 BULK_LIMIT = 5_000
@@ -46,6 +47,7 @@ _ALL_STATES = (
 _CLEAN_BATCH = 1_000
 #: Producers give the same few options again and again: checking them each time cost a quarter of an add.
 _KEPT_OPTIONS = 256
+_KEPT_SHARES = 1_024
 _RECONNECT_PATIENCE_S = 5.0
 #: A request to cancel outlives the longest sensible silence of a worker, and not much more.
 _CANCEL_TTL_S = 3600
@@ -67,6 +69,7 @@ class Queue:
         self._pipe = pipe
         self._options: dict[tuple[tuple[str, Any], ...], JobOptions] = {}
         self._packed_options: dict[JobOptions, bytes] = {}
+        self._shares: dict[str, Share] = {}
 
     # --- adding
 
@@ -187,10 +190,7 @@ class Queue:
     ) -> tuple[str, bytes]:
         timestamp_ms = now_ms()
         delay_ms = options.delay_ms(timestamp_ms)
-        share = None
-        if self.spec.per_user is not None:
-            refusal = room.refusal if room else None
-            share = share_of(self.spec, payload, options, delay_ms=delay_ms, refusal=refusal)
+        share = None if self.spec.per_user is None else self._share(payload, options, delay_ms, room)
         return self.scripts.add_command(
             name=self.spec.name,
             data=data,
@@ -202,6 +202,20 @@ class Queue:
             deduplication_id=options.deduplication.id if options.deduplication else None,
             share=share,
         )
+
+    def _share(self, payload: Any, options: JobOptions, delay_ms: int, room: Room | None) -> Share | None:
+        """What the adding script has to know; kept by user, as most jobs of one have the same."""
+        user = user_of(payload) or ""
+        if delay_ms or room:
+            return share_of(self.spec, user, options, delay_ms=delay_ms, refusal=room.refusal if room else None)
+        share = self._shares.get(user)
+        if share is None or options.lifo or options.priority >= FIRST_SLOT:
+            if len(self._shares) >= _KEPT_SHARES:
+                self._shares.clear()
+            share = share_of(self.spec, user, options, delay_ms=0)
+            if share is not None:
+                self._shares[user] = share
+        return share
 
     def pack_options(self, options: JobOptions, delay_ms: int) -> bytes:
         """Options as the scripts take them; kept for options that many jobs share."""

@@ -46,7 +46,7 @@ class UserShare:
 
 def share_of(
     spec: JobTypeSpec,
-    data: Any,
+    user: str,
     options: JobOptions,
     *,
     delay_ms: int,
@@ -54,6 +54,9 @@ def share_of(
     refusal: Refusal | None = None,
 ) -> Share | None:
     """What the adding script has to know; None for a queue that isn't shared.
+
+    Args:
+        user: Whose job it is; ``""``: nobody's.
 
     Raises:
         PayloadInvalid: An option that such a queue can't keep.
@@ -70,7 +73,7 @@ def share_of(
         )
     kind: Kind = "parent" if parent else "later" if delay_ms else "now"
     return Share(
-        user=user_of(data) or "",
+        user=user,
         kind=kind,
         # A transaction's room is looked for before it begins to add.
         max_waiting=rules.max_waiting or 0,

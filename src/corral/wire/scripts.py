@@ -175,6 +175,7 @@ def _head(name: str, keys: Sequence[str], arguments: int) -> bytes:
 
 #: BullMQ's three, and those that ``users_add.lua`` names.
 _SHARED_ARGUMENTS, _SHARED_EXTRAS = 7, 6
+_KEPT_HEADS = 1_024
 _FINISH_FIELDS = {"completed": bulk(b"returnvalue"), "failed": bulk(b"failedReason")}
 
 
@@ -216,6 +217,7 @@ class QueueScripts:
         self._add_keys = add_keys
         self._add_heads = {name: _head(name, names, 3) for name, names in add_keys.items()}
         self._shared_heads: dict[tuple[str, bool], bytes] = {}
+        self._share_heads: dict[tuple[str, int], bytes] = {}
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Part]) -> Reply:
         """Run any script.
@@ -317,14 +319,15 @@ class QueueScripts:
         named = bool(job_id) or deduplication_id is not None
         if share is not None:
             called = shared.OURS + called
-            head = self._shared_head(called, brief=share.brief and not named)
+            brief = share.brief and not named
+            head = self._shared_head(called, brief=brief)
         command = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
             *(head, len(first), first),
             *(len(data), data, len(options), options),
         )
         if share is None:
             return called, command
-        return called, command + self._share_arguments(share, priority, timestamp_ms, named=named)
+        return called, command + self._share_arguments(share, priority, timestamp_ms, brief=brief, named=named)
 
     def _shared_head(self, called: str, *, brief: bool) -> bytes:
         head = self._shared_heads.get((called, brief))
@@ -334,12 +337,16 @@ class QueueScripts:
             head = self._shared_heads[called, brief] = _head(called, keys, count)
         return head
 
-    def _share_arguments(self, share: Share, priority: int, now: int, *, named: bool) -> bytes:
-        user = share.user.encode("utf-8", "surrogateescape")
-        own = b"%b$%d\r\n%b\r\n$%d\r\n%d\r\n$13\r\n%d\r\n" % (
-            *(self._base, len(user), user, 1 if priority < 10 else len(str(priority)), priority, now),
-        )
-        if share.brief and not named:
+    def _share_arguments(self, share: Share, priority: int, now: int, *, brief: bool, named: bool) -> bytes:
+        kept = self._share_heads.get((share.user, priority))
+        if kept is None:
+            if len(self._share_heads) >= _KEPT_HEADS:
+                self._share_heads.clear()
+            user = share.user.encode("utf-8", "surrogateescape")
+            kept = self._base + bulk(user) + bulk(b"%d" % priority)
+            self._share_heads[share.user, priority] = kept
+        own = b"%b$13\r\n%d\r\n" % (kept, now)
+        if brief:
             return own
         refusal = share.refusal or Refusal("", "")
         extras = (share.kind, str(share.max_waiting), str(share.max_active), "1" if named else "0")
