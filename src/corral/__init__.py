@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         ResultTimedOut,
         StoreError,
         StoreUnavailable,
+        TooManyJobs,
         UnknownJobType,
         UnknownProject,
         Unrecoverable,
@@ -52,11 +53,12 @@ if TYPE_CHECKING:
     from corral.jobs.pr_creation.payload import PrCreation, PrResult
     from corral.jobs.test_execution.payload import TestExecution
     from corral.jobs.test_execution.report import TestReport
-    from corral.queue.definition import Isolation, JobTypeSpec, RateLimit
+    from corral.queue.definition import Isolation, JobTypeSpec, PerUser, RateLimit
     from corral.queue.events import QueueEvent
     from corral.queue.flow import Flow, FlowJob
     from corral.queue.job import Job, JobState, ThreadJob
     from corral.queue.options import Backoff, ChildFailure, Deduplication, JobPriority, Retention
+    from corral.queue.sharing import UserShare
     from corral.queue.status import (
         Cancellation,
         JobLogs,
@@ -80,7 +82,7 @@ _HOMES = {
     "corral.errors": (
         "AdapterError", "ConfigurationError", "CorralError", "JobCancelled", "JobFailed", "JobNotFound",
         "JobStateConflict", "LeaseLost", "PayloadInvalid", "ProcessDied", "RateLimited", "ResultTimedOut", "StoreError",
-        "StoreUnavailable", "UnknownJobType", "UnknownProject", "Unrecoverable",
+        "StoreUnavailable", "TooManyJobs", "UnknownJobType", "UnknownProject", "Unrecoverable",
     ),
     "corral.jobs.code_generation.result": ("CodeGenerationResult",),
     "corral.jobs.code_generation.payload": ("Budget", "CodeGeneration", "EditFormat"),
@@ -89,7 +91,7 @@ _HOMES = {
     "corral.jobs.pr_creation.payload": ("PrCreation", "PrResult"),
     "corral.jobs.test_execution.payload": ("TestExecution",),
     "corral.jobs.test_execution.report": ("TestReport",),
-    "corral.queue.definition": ("Isolation", "JobTypeSpec", "RateLimit"),
+    "corral.queue.definition": ("Isolation", "JobTypeSpec", "PerUser", "RateLimit"),
     "corral.queue.events": ("QueueEvent",),
     "corral.queue.flow": ("Flow", "FlowJob"),
     "corral.queue.job": ("Job", "JobState", "ThreadJob"),
@@ -97,6 +99,7 @@ _HOMES = {
     "corral.queue.status": (
         "Cancellation", "JobLogs", "JobStatus", "QueueMetrics", "QueueStats", "QueuedJob", "Schedule", "WorkerInfo",
     ),
+    "corral.queue.sharing": ("UserShare",),
     "corral.queue.workers": ("Workers",),
     "corral.settings": ("Settings",),
 }  # fmt: skip
@@ -133,6 +136,7 @@ __all__ = [
     "JobTypeSpec",
     "LeaseLost",
     "PayloadInvalid",
+    "PerUser",
     "PrCreation",
     "PrResult",
     "ProcessDied",
@@ -151,9 +155,11 @@ __all__ = [
     "TestExecution",
     "TestReport",
     "ThreadJob",
+    "TooManyJobs",
     "UnknownJobType",
     "UnknownProject",
     "Unrecoverable",
+    "UserShare",
     "WorkerInfo",
     "Workers",
     "add_job",

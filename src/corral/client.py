@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 from corral.errors import ConfigurationError, UnknownJobType
 from corral.jobs.registry import Parts, builtin_job_types
 from corral.queue import scheduler
-from corral.queue.definition import Handler, Isolation, JobTypeSpec, RateLimit, from_handler
+from corral.queue.definition import Handler, Isolation, JobTypeSpec, PerUser, RateLimit, from_handler
 from corral.queue.events import EventReader, QueueEvent, ResultWaiter
 from corral.queue.flow import Flow, FlowJob, add_flow
 from corral.queue.job import JobState
 from corral.queue.observer import JobObserver
 from corral.queue.options import Backoff, BackoffStrategy, Deduplication, JobOptions, Retention
 from corral.queue.queue import Queue, options_from
+from corral.queue.sharing import UserShare, users_of
 from corral.queue.status import (
     Cancellation,
     JobLogs,
@@ -29,6 +30,7 @@ from corral.queue.status import (
     Schedule,
     WorkerInfo,
 )
+from corral.queue.usher import Usher
 from corral.wire.address import StoreAddress, parse_redis_url
 from corral.wire.pipe import Connector, Outage, Pipe
 from corral.wire.scripts import load_commands
@@ -71,6 +73,7 @@ class Corral:
         self._queues: dict[str, Queue] = {}
         self._waiters: dict[str, ResultWaiter] = {}
         self._workers: list[Workers] = []
+        self._ushers: list[Usher] = []
         self._outage = Outage()
         self._pipe: Pipe | None = None
         self._connector: Connector | None = None
@@ -146,7 +149,8 @@ class Corral:
     async def stop_workers(self, timeout: timedelta | None = None) -> None:
         """Stop all workers that were started here (see ``Workers.stop``)."""
         workers, self._workers = self._workers, []
-        await asyncio.gather(*(group.stop(timeout) for group in workers))
+        ushers, self._ushers = self._ushers, []
+        await asyncio.gather(*(group.stop(timeout) for group in workers), *(usher.stop() for usher in ushers))
 
     async def disconnect(self) -> None:
         """Close the connections."""
@@ -214,6 +218,7 @@ class Corral:
         keep_completed: Retention | None = None,
         keep_failed: Retention | None = None,
         aliases: Iterable[str] = (),
+        per_user: PerUser | None = None,
         description: str = "",
     ) -> Callable[[H], H]:
         """Declare a job type by its handler; payload and result types are read from the annotations.
@@ -233,6 +238,7 @@ class Corral:
             priority: Default of its jobs; so ``attempts``, ``backoff``, ``keep_completed``, ``keep_failed``.
             backoffs: Back-off strategies of its own, by the name that ``Backoff.kind`` gives.
             aliases: Further job names to accept, as other producers call them.
+            per_user: Let its users take turns, and bound how many jobs of one wait and run.
 
         Raises:
             ConfigurationError: The name is taken, or something in it doesn't fit.
@@ -253,6 +259,7 @@ class Corral:
                     defaults=defaults,
                     backoffs=dict(backoffs or {}),
                     aliases=frozenset(aliases),
+                    per_user=per_user,
                     description=description,
                 )
             )
@@ -272,6 +279,7 @@ class Corral:
         keep_completed: Retention | None = None,
         keep_failed: Retention | None = None,
         aliases: Iterable[str] = (),
+        per_user: PerUser | None = None,
         description: str = "",
     ) -> JobTypeSpec:
         """Declare a job type whose workers live elsewhere, in Node say.
@@ -279,6 +287,7 @@ class Corral:
         Args:
             payload: The model of its payload, or anything else that Pydantic validates; None takes any JSON.
             result: The model of its result; None gives results as plain JSON.
+            per_user: As its workers declare it.
 
         Raises:
             ConfigurationError: The name is taken.
@@ -289,6 +298,7 @@ class Corral:
             result=result,
             defaults=self._defaults(priority, attempts, backoff, keep_completed, keep_failed),
             aliases=frozenset(aliases),
+            per_user=per_user,
             description=description,
         )
         self._declare(spec)
@@ -352,6 +362,7 @@ class Corral:
 
         Raises:
             PayloadInvalid: The payload or an option doesn't fit; says which and why. Nothing reached Redis.
+            TooManyJobs: As many of this user's jobs wait as ``per_user`` lets; nothing was added.
             UnknownJobType: No such job type is declared.
             StoreUnavailable: Redis can't be reached; when the connection broke before the answer, the job may have
                 been added: an id of one's own makes adding it again safe.
@@ -463,6 +474,10 @@ class Corral:
     async def get_queue_stats(self, job_type: str) -> QueueStats:
         """How many jobs a queue holds, by state."""
         return await (await self._queue(job_type)).stats()
+
+    async def get_queue_users(self, job_type: str, *, limit: int = 100) -> list[UserShare]:
+        """How a queue with ``per_user`` stands by user, the one with the most jobs in line first."""
+        return await users_of(await self._queue(job_type), limit=limit)
 
     async def get_metrics(
         self, job_type: str, target: Literal["completed", "failed"] = "completed", *, points: int = 60
@@ -696,6 +711,19 @@ class Corral:
         await workers.start()
         self._workers.append(workers)
         return workers
+
+    async def start_ushers(self) -> None:
+        """Look after the queues with ``per_user`` from this process, whose workers are all elsewhere.
+
+        Corral's workers do it for their own queues. Where all workers are of another language, one process has to, for
+        ``max_active`` above all: it gives the place of a job that has ended to the user's next one. They stop with
+        ``stop_workers`` and ``close``.
+        """
+        for name, spec in self._types.items():
+            if spec.per_user is not None:
+                usher = Usher(await self._queue(name))
+                usher.start()
+                self._ushers.append(usher)
 
     # --- inside
 

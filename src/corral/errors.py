@@ -14,6 +14,7 @@
     ├── PayloadInvalid                a payload, option or result that doesn't fit; says which field and why
     ├── UnknownJobType                no such job type is declared
     ├── UnknownProject                no such project is registered
+    ├── TooManyJobs                   the user's number of waiting jobs in this queue is reached: user_id, limit
     ├── JobNotFound                   no such job in the queue
     ├── JobStateConflict              the job isn't in a state that allows the operation
     ├── LeaseLost                     another worker may hold the job now; nothing may be written
@@ -90,6 +91,24 @@ class UnknownJobType(CorralError, LookupError):
 
 class UnknownProject(CorralError, LookupError):
     """No project of this id is registered."""
+
+
+class TooManyJobs(CorralError):
+    """As many jobs of this user wait in the queue as may.
+
+    Nothing was added. There is room again when one of them has started, or was cancelled.
+
+    Attributes:
+        user_id: Whose jobs.
+        job_type: The queue.
+        limit: How many may wait.
+    """
+
+    def __init__(self, message: str | None = None, *, user_id: str, job_type: str, limit: int) -> None:
+        super().__init__(message)
+        self.user_id = user_id
+        self.job_type = job_type
+        self.limit = limit
 
 
 class JobNotFound(CorralError, LookupError):

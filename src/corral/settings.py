@@ -63,6 +63,12 @@ class Settings(BaseSettings):
     """Jobs per ``rate_limit_duration`` and queue of the four job types; 0 lifts the limit."""
     rate_limit_duration: timedelta = timedelta(minutes=1)
     """The window of ``rate_limit_max``."""
+    fair: bool = False
+    """Let users take turns in the queues of the four job types; set by either of the next two as well."""
+    user_max_waiting: int | None = Field(default=None, ge=1)
+    """How many jobs of one user may wait in one of these queues, delayed ones included; a further one is refused."""
+    user_max_active: int | None = Field(default=None, ge=1)
+    """How many jobs of one user may run at once in one of these queues, over all workers."""
     keep_completed: timedelta = timedelta(hours=24)
     """How long completed jobs are kept."""
     keep_failed: timedelta = timedelta(hours=48)

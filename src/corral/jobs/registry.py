@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from corral.jobs.job_type import JobType
-from corral.queue.definition import JobTypeSpec, RateLimit
+from corral.queue.definition import JobTypeSpec, PerUser, RateLimit
 from corral.queue.job import Job
 from corral.queue.options import JobOptions
 
@@ -249,6 +249,9 @@ def builtin_job_types(parts: Parts, defaults: JobOptions) -> tuple[JobTypeSpec, 
         if settings.rate_limit_max
         else None
     )
+    bounds = settings.user_max_waiting, settings.user_max_active
+    shared = settings.fair or bounds != (None, None)
+    per_user = PerUser(max_waiting=bounds[0], max_active=bounds[1]) if shared else None
     clear = parts.clear_leavings
     return tuple(
         JobTypeSpec(
@@ -258,6 +261,7 @@ def builtin_job_types(parts: Parts, defaults: JobOptions) -> tuple[JobTypeSpec, 
             handler=_WhenNeeded(make, prepare),
             rate_limit=limit,
             defaults=defaults,
+            per_user=per_user,
             description=payload.__doc__ or "",
         )
         for name, payload, result, make, prepare in (

@@ -54,6 +54,29 @@ class RateLimit:
         return round(self.duration.total_seconds() * 1000)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PerUser:
+    """A queue that its users share in turns; a job belongs to the ``userId`` of its payload.
+
+    One user's waiting jobs, however many, delay another user's next job by at most two jobs per lane, whatever the
+    language of the worker. Every producer and worker of the queue should declare the same.
+
+    Attributes:
+        max_waiting: How many jobs of one user may wait at once, delayed ones included; None sets no bound. A further
+            one is refused with ``TooManyJobs``.
+        max_active: How many of one user's jobs may run at once, over all workers; None sets no bound.
+    """
+
+    max_waiting: int | None = None
+    max_active: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_waiting", "max_active"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigurationError(f"per_user.{name}: expected at least 1, or None for no bound, got {value}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobTypeSpec:
     """A declared job type.
@@ -69,6 +92,7 @@ class JobTypeSpec:
         aliases: Further job names that its queue may hold, as other producers call them.
         defaults: Options of its jobs where the producer gives none.
         backoffs: Back-off strategies of its own, by name.
+        per_user: How its users share the queue; None serves jobs by priority and age alone.
     """
 
     name: str
@@ -84,6 +108,7 @@ class JobTypeSpec:
     defaults: JobOptions = field(default_factory=JobOptions)
     backoffs: Mapping[str, BackoffStrategy] = field(default_factory=dict)
     description: str = ""
+    per_user: PerUser | None = None
 
     def __post_init__(self) -> None:
         check_queue_name(self.name)

@@ -9,8 +9,10 @@ from typing import Any
 
 from corral.queue.options import ChildFailure
 from corral.queue.queue import Queue, options_from
-from corral.queue.status import QueuedJob
+from corral.queue.sharing import Room, share_of
+from corral.queue.status import QueuedJob, user_of
 from corral.wire.scripts import check_code, now_ms
+from corral.wire.shared import Share
 
 #: How BullMQ marks, in a child's parent reference, what the child's failure does.
 _MARK = {
@@ -52,50 +54,69 @@ async def add_flow(flow: Flow, find: Callable[[str], Queue], *, trace_context: s
 
     Raises:
         PayloadInvalid: A payload doesn't fit; nothing reached Redis.
+        TooManyJobs: One of its users has not the room for it; nothing was added.
         UnknownJobType: A job type is not declared.
     """
-    commands: list[tuple[str, bytes]] = []
-    tree = _plan(flow, find, None, commands, timestamp_ms=now_ms(), trace_context=trace_context)
-    replies = await find(flow.job_type).transaction(commands)
-    for reply in replies:
+    root = find(flow.job_type)
+    plan = _Plan(find, Room(root.keys), trace_context)
+    plan.count(flow)
+    tree = plan.add(flow, None)
+    before = plan.room.commands()
+    replies = await root.transaction([*before, *plan.commands])
+    plan.room.check(replies)
+    for reply in replies[len(before) :]:
         check_code(reply, job_id=tree.job.id, action="added")
     return tree
 
 
-def _plan(
-    flow: Flow,
-    find: Callable[[str], Queue],
-    parent: Mapping[str, Any] | None,
-    commands: list[tuple[str, bytes]],
-    *,
-    timestamp_ms: int,
-    trace_context: str | None,
-) -> FlowJob:
-    queue = find(flow.job_type)
-    options = options_from(queue.spec.defaults, flow.options)
-    job_id = options.job_id or uuid.uuid4().hex
-    options = options.changed(job_id=job_id, trace_context=options.trace_context or trace_context)
-    delay_ms = options.delay_ms(timestamp_ms)
-    reference = dict(parent) if parent is not None else None
-    if reference is not None and options.on_failure in _MARK:
-        reference[_MARK[options.on_failure]] = True
-    commands.append(
-        queue.scripts.add_command(
-            name=queue.spec.name,
-            data=queue.spec.encode_payload(flow.data),
-            options=queue.pack_options(options, delay_ms),
-            delay_ms=delay_ms,
-            priority=options.priority,
-            job_id=job_id,
-            timestamp_ms=timestamp_ms,
-            parent=reference,
-            deduplication_id=options.deduplication.id if options.deduplication else None,
-            is_parent=bool(flow.children),
+class _Plan:
+    """The script calls that add a tree, parents first."""
+
+    def __init__(self, find: Callable[[str], Queue], room: Room, trace_context: str | None) -> None:
+        self.room = room
+        self.commands: list[tuple[str, bytes]] = []
+        self._find = find
+        self._trace_context = trace_context
+        self._now_ms = now_ms()
+
+    def count(self, flow: Flow) -> None:
+        """Count the room that it needs; before the first is added to the plan."""
+        self.room.count(self._find(flow.job_type), flow.data)
+        for child in flow.children:
+            self.count(child)
+
+    def add(self, flow: Flow, parent: Mapping[str, Any] | None) -> FlowJob:
+        """Plan a job and its children."""
+        queue = self._find(flow.job_type)
+        options = options_from(queue.spec.defaults, flow.options)
+        job_id = options.job_id or uuid.uuid4().hex
+        options = options.changed(job_id=job_id, trace_context=options.trace_context or self._trace_context)
+        delay_ms = options.delay_ms(self._now_ms)
+        reference = dict(parent) if parent is not None else None
+        if reference is not None and options.on_failure in _MARK:
+            reference[_MARK[options.on_failure]] = True
+        is_parent = bool(flow.children)
+        refusal = self.room.refusal if self.room else None
+        user = user_of(flow.data) or ""
+        share = share_of(queue.spec, user, options, delay_ms=delay_ms, parent=is_parent, refusal=refusal)
+        if share is None and refusal is not None:
+            # A queue that isn't shared, in a flow that may be refused.
+            share = Share(user="", kind="plain", refusal=refusal)
+        self.commands.append(
+            queue.scripts.add_command(
+                name=queue.spec.name,
+                data=queue.spec.encode_payload(flow.data),
+                options=queue.pack_options(options, delay_ms),
+                delay_ms=delay_ms,
+                priority=options.priority,
+                job_id=job_id,
+                timestamp_ms=self._now_ms,
+                parent=reference,
+                deduplication_id=options.deduplication.id if options.deduplication else None,
+                is_parent=is_parent,
+                share=share,
+            )
         )
-    )
-    own = {"id": job_id, "queueKey": queue.keys.qualified}
-    children = tuple(
-        _plan(child, find, own, commands, timestamp_ms=timestamp_ms, trace_context=trace_context)
-        for child in flow.children
-    )
-    return FlowJob(QueuedJob(job_id, queue.spec.name), children)
+        own = {"id": job_id, "queueKey": queue.keys.qualified}
+        children = tuple(self.add(child, own) for child in flow.children)
+        return FlowJob(QueuedJob(job_id, queue.spec.name), children)

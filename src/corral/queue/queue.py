@@ -13,6 +13,7 @@ from corral.errors import JobNotFound, JobStateConflict, PayloadInvalid, StoreEr
 from corral.queue.definition import JobTypeSpec
 from corral.queue.job import JobState
 from corral.queue.options import JobOptions
+from corral.queue.sharing import Room, forget_users, share_of, too_many
 from corral.queue.status import (
     CANCELLED_PREFIX,
     Cancellation,
@@ -23,11 +24,13 @@ from corral.queue.status import (
     QueueStats,
     WorkerInfo,
     job_status,
+    user_of,
 )
 from corral.wire.codec import JobRecord, encode_options, fields
 from corral.wire.keys import QueueKeys
 from corral.wire.pipe import Part, Pipe, Reply, ReplyError, pack, reply_failure
 from corral.wire.scripts import QueueScripts, check_code, expect_list, now_ms, script
+from corral.wire.shared import FIRST_SLOT, Share
 
 #: One transaction adds at most this many jobs: Redis serves nobody else while it runs.
 BULK_LIMIT = 5_000
@@ -44,6 +47,7 @@ _ALL_STATES = (
 _CLEAN_BATCH = 1_000
 #: Producers give the same few options again and again: checking them each time cost a quarter of an add.
 _KEPT_OPTIONS = 256
+_KEPT_SHARES = 1_024
 _RECONNECT_PATIENCE_S = 5.0
 #: A request to cancel outlives the longest sensible silence of a worker, and not much more.
 _CANCEL_TTL_S = 3600
@@ -65,6 +69,7 @@ class Queue:
         self._pipe = pipe
         self._options: dict[tuple[tuple[str, Any], ...], JobOptions] = {}
         self._packed_options: dict[JobOptions, bytes] = {}
+        self._shares: dict[str, Share] = {}
 
     # --- adding
 
@@ -93,12 +98,15 @@ class Queue:
 
         Raises:
             PayloadInvalid: The payload doesn't fit; nothing reached Redis.
+            TooManyJobs: As many of this user's jobs wait as may; nothing was added.
             StoreUnavailable: Redis can't be reached; ``ConnectionLost`` says that the job may have been added.
         """
-        name, command = self._add_command(self.spec.encode_payload(data), options)
+        name, command = self._add_command(self.spec.encode_payload(data), data, options)
         if not self._pipe.connected:
             await self.ready()
         reply = await self.scripts.answer(name, command)
+        if type(reply) is list:  # ["refused", how many wait]
+            raise too_many(self.spec, user_of(data) or "")
         check_code(reply, job_id=options.job_id or "(new)", action="added")
         return QueuedJob(str(reply), self.spec.name)
 
@@ -107,23 +115,39 @@ class Queue:
 
         Raises:
             PayloadInvalid: A payload doesn't fit; says which. Nothing reached Redis.
+            TooManyJobs: One of the users has not the room; nothing of its 5,000 was added.
             StoreUnavailable: Redis can't be reached.
         """
         if options.job_id is not None and len(items) > 1:
             raise PayloadInvalid("job_id: one id can't name several jobs; add them one by one.")
         commands = []
+        rooms = self._rooms(items)
         for position, item in enumerate(items):
+            room = rooms[position // BULK_LIMIT]
             try:
-                commands.append(self._add_command(self.spec.encode_payload(item), options))
+                commands.append(self._add_command(self.spec.encode_payload(item), item, options, room))
             except PayloadInvalid as error:
                 raise PayloadInvalid(f"Job {position} of {len(items)}: {error}") from error
         added: list[QueuedJob[Any]] = []
-        for start in range(0, len(commands), BULK_LIMIT):
-            replies = await self.transaction(commands[start : start + BULK_LIMIT])
-            for reply in replies:
+        for number, room in enumerate(rooms):
+            start = number * BULK_LIMIT
+            before = room.commands()
+            replies = await self.transaction([*before, *commands[start : start + BULK_LIMIT]])
+            room.check(replies)
+            for reply in replies[len(before) :]:
                 check_code(reply, job_id="(new)", action="added")
                 added.append(QueuedJob(str(reply), self.spec.name))
         return added
+
+    def _rooms(self, items: Sequence[Any]) -> list[Room]:
+        """The room that each transaction of a bulk needs."""
+        rooms = []
+        for start in range(0, len(items), BULK_LIMIT):
+            room = Room(self.keys)
+            for item in items[start : start + BULK_LIMIT]:
+                room.count(self, item)
+            rooms.append(room)
+        return rooms
 
     async def transaction(self, commands: Sequence[tuple[str, bytes]]) -> list[Reply]:
         """Run packed script calls as one MULTI/EXEC.
@@ -161,9 +185,12 @@ class Queue:
                 f"Redis could not be reached for {_RECONNECT_PATIENCE_S:.0f} s; nothing was added or changed."
             ) from None
 
-    def _add_command(self, data: bytes, options: JobOptions) -> tuple[str, bytes]:
+    def _add_command(
+        self, data: bytes, payload: Any, options: JobOptions, room: Room | None = None
+    ) -> tuple[str, bytes]:
         timestamp_ms = now_ms()
         delay_ms = options.delay_ms(timestamp_ms)
+        share = None if self.spec.per_user is None else self._share(payload, options, delay_ms, room)
         return self.scripts.add_command(
             name=self.spec.name,
             data=data,
@@ -173,7 +200,22 @@ class Queue:
             job_id=options.job_id or "",
             timestamp_ms=timestamp_ms,
             deduplication_id=options.deduplication.id if options.deduplication else None,
+            share=share,
         )
+
+    def _share(self, payload: Any, options: JobOptions, delay_ms: int, room: Room | None) -> Share | None:
+        """What the adding script has to know; kept by user, as most jobs of one have the same."""
+        user = user_of(payload) or ""
+        if delay_ms or room:
+            return share_of(self.spec, user, options, delay_ms=delay_ms, refusal=room.refusal if room else None)
+        share = self._shares.get(user)
+        if share is None or options.lifo or options.priority >= FIRST_SLOT:
+            if len(self._shares) >= _KEPT_SHARES:
+                self._shares.clear()
+            share = share_of(self.spec, user, options, delay_ms=0)
+            if share is not None:
+                self._shares[user] = share
+        return share
 
     def pack_options(self, options: JobOptions, delay_ms: int) -> bytes:
         """Options as the scripts take them; kept for options that many jobs share."""
@@ -480,6 +522,8 @@ class Queue:
             if reply == -1:
                 raise JobStateConflict(f"Queue {self.spec.name!r} was resumed while it was being removed.")
             if not reply:
+                if self.spec.per_user is not None:
+                    await forget_users(self.scripts, self.keys)
                 return
 
     async def retry_many(

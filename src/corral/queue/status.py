@@ -101,7 +101,8 @@ def job_status(spec: JobTypeSpec, record: JobRecord, state: JobState) -> JobStat
         attempts=record.attempts_made,
         max_attempts=record.max_attempts,
         crashes=record.crashes,
-        priority=record.number("priority"),
+        # In a queue whose users take turns, a delayed job may have another one until it is due.
+        priority=record.number("corral:priority" if "corral:priority" in record.raw else "priority"),
         delay_ms=record.number("delay"),
         data=data,
         user_id=user_of(data),

@@ -32,6 +32,7 @@ from corral.queue.queue import Queue
 from corral.queue.retry import TRACES_KEPT, Decision, Verdict, decide, reason_of, trace_of
 from corral.queue.scheduler import schedule_next
 from corral.queue.status import CANCELLED_PREFIX, user_of
+from corral.queue.usher import HeldBack, Usher
 from corral.wire.codec import JobRecord, decode_json, instant, packed
 from corral.wire.pipe import ConnectionLost, Pipe, Reply, ReplyError, pack
 from corral.wire.scripts import NOTHING, Claim, Code, bulk, check_code, now_ms, read_claim
@@ -186,6 +187,9 @@ class Worker:
             else None
         )
         self._processes = ProcessRunner(queue.spec, concurrency) if queue.spec.isolation is Isolation.PROCESS else None
+        #: Of a queue whose users share it.
+        self.usher = Usher(queue) if queue.spec.per_user is not None else None
+        self._places = self.usher if self.usher is not None and self.usher.max_active else None
         self._trim_at = {"completed": 0.0, "failed": 0.0}
         self._in_loop = queue.spec.isolation is Isolation.ASYNC
         self._timeout_s = queue.spec.timeout.total_seconds() if queue.spec.timeout is not None else None
@@ -199,6 +203,8 @@ class Worker:
         self.pipe.on_reconnect.append(self._reconnected)
         self._blocker.on_reconnect.append(self.wake)
         self._feeder = loop.create_task(self._feed(), name=f"corral-feed-{self.spec.name}")
+        if self.usher is not None:
+            self.usher.start()
 
     def wake(self) -> None:
         """Look for a job soon: there may be one."""
@@ -243,6 +249,8 @@ class Worker:
             logger.warning("%s: job %s would not stop; it has been given back", self.spec.name, lane.job_id)
             if lane.task is not None:
                 lane.task.cancel()
+        if self.usher is not None:
+            await self.usher.stop()
         with contextlib.suppress(ValueError):  # never started
             self.pipe.on_reconnect.remove(self._reconnected)
         await self._blocker.close()
@@ -516,6 +524,8 @@ class Worker:
             if self._held.get(held.job_id) is held:
                 del self._held[held.job_id]
             lane.held = None
+        if self._places is not None and lane.job_id is not None:
+            self._places.leave(lane.job_id)
         lane.job_id = None
 
     async def _work(self, lane: Lane, record: JobRecord) -> Claim:
@@ -552,6 +562,8 @@ class Worker:
     async def _execute(self, lane: Lane, record: JobRecord) -> bytes:
         """Run the handler; everything that is wrong with the job itself is raised."""
         spec = self.spec
+        if self._places is not None:
+            await self._places.enter(record, lane.token)
         if record.scheduler_id is not None:
             await schedule_next(self.queue, record)
         deferred = record.deferred_failure
@@ -660,8 +672,8 @@ class Worker:
 
     async def _fail(self, lane: Lane, record: JobRecord, failure: BaseException, *, fetch_next: bool = True) -> Claim:
         try:
-            if isinstance(failure, LeaseLost):
-                return await self._abandon(lane, record)
+            if isinstance(failure, LeaseLost | HeldBack):
+                return await self._abandon(lane, record, held_back=isinstance(failure, HeldBack))
             if isinstance(failure, _Interrupted):
                 if failure.why is Interruption.LEASE_LOST:
                     return await self._abandon(lane, record)
@@ -701,9 +713,10 @@ class Worker:
             except StoreError as error:
                 logger.debug("the request to cancel %s is left to run out: %s", record.id, error)
 
-    async def _abandon(self, lane: Lane, record: JobRecord) -> Claim:
-        """The job is another's now: write nothing."""
-        logger.warning("%s: job %s is no longer ours; its outcome is dropped", self.spec.name, record.id)
+    async def _abandon(self, lane: Lane, record: JobRecord, *, held_back: bool = False) -> Claim:
+        """The job is another's now, or nobody's: write nothing."""
+        if not held_back:
+            logger.warning("%s: job %s is no longer ours; its outcome is dropped", self.spec.name, record.id)
         self._release(lane)
         return NOTHING if self._stopping.is_set() else await self._claim(lane)
 

@@ -19,6 +19,7 @@ from typing import Any, Self
 from corral.errors import ConfigurationError, StoreError, StoreUnavailable
 from corral.queue.lease import LeaseKeeper
 from corral.queue.queue import WORKER_NAME_PREFIX, Queue, cancel_channel
+from corral.queue.usher import mend
 from corral.queue.worker import BLOCK_S, Interruption, Worker, WorkerSettings
 from corral.wire.pipe import Connector, Outage, Pipe, pack
 
@@ -266,7 +267,7 @@ class Workers:
             keys: list[str] = []
             for worker in self._workers.values():
                 k = worker.queue.keys
-                keys += (k.active, k.wait, k.prioritized)
+                keys += (k.active, k.wait, k.prioritized, k.holding)
                 if not worker.knows_next_delay:
                     keys.append(k.delayed)
             try:
@@ -288,6 +289,8 @@ class Workers:
         busy = False
         for worker in self._workers.values():
             worker.wake()
+            if worker.usher is None and await self._pipe.execute("EXISTS", worker.queue.keys.holding):
+                await mend(worker.queue)
             if not await self._pipe.execute("EXISTS", worker.queue.keys.active):
                 continue
             busy = True

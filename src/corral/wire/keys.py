@@ -37,6 +37,7 @@ class QueueKeys:
     meta: str = field(init=False)  # HASH paused, concurrency, max, duration, opts.maxLenEvents
     pc: str = field(init=False)  # STRING counter that keeps FIFO within a priority
     events: str = field(init=False)  # STREAM
+    holding: str = field(init=False)  # ZSET user -> ms: those with held jobs (ours; see lua/users.lua for the others)
     marker: str = field(init=False)  # ZSET "0" -> 0 (jobs wait), "1" -> ms (next delayed job)
 
     def __post_init__(self) -> None:
@@ -45,6 +46,7 @@ class QueueKeys:
             "base": "",
             "waiting_children": "waiting-children",
             "stalled_check": "stalled-check",
+            "holding": "users:holding",
         }
         for name in self.__dataclass_fields__:
             if name not in {"prefix", "queue"}:

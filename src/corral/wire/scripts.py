@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from corral.errors import ConfigurationError, JobNotFound, JobStateConflict, LeaseLost, StoreError
+from corral.wire import shared
 from corral.wire.codec import JobRecord, encode_options, fields, packed
 from corral.wire.keys import QueueKeys
 from corral.wire.pipe import Part, Pipe, Reply, ReplyError, pack, reply_failure
+from corral.wire.shared import Refusal, Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,14 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """Find one of BullMQ's scripts by its name, for example ``"moveToActive"``.
+    """Find one of BullMQ's scripts by its name, for example ``"moveToActive"``, or one of ours (``users:…``).
 
     Raises:
         ConfigurationError: The ``bullmq`` distribution is missing or has no such script.
     """
+    if name.startswith(shared.OURS):
+        key_count, source = shared.source(name, lambda theirs: (script(theirs).key_count, script(theirs).source))
+        return Script(name, key_count, source, _sha(source))
     # find_spec doesn't run the package: importing it costs a third of a second that nobody here needs.
     spec = importlib.util.find_spec("bullmq")
     if spec is None or not spec.submodule_search_locations:
@@ -50,9 +55,12 @@ def script(name: str) -> Script:
         match = re.fullmatch(rf"{re.escape(name)}-(\d+)\.lua", path.name)
         if match:
             source = path.read_text(encoding="utf-8")
-            sha = hashlib.sha1(source.encode()).hexdigest()  # noqa: S324 - Redis names scripts by SHA-1
-            return Script(name, int(match[1]), source, sha)
+            return Script(name, int(match[1]), source, _sha(source))
     raise ConfigurationError(f"This version of `bullmq` has no script {name!r}; install the version that Corral names.")
+
+
+def _sha(source: str) -> str:
+    return hashlib.sha1(source.encode()).hexdigest()  # noqa: S324 - Redis names scripts by SHA-1
 
 
 #: Loaded on every connection of a worker or producer, so that a restarted Redis knows them at once.
@@ -165,6 +173,9 @@ def _head(name: str, keys: Sequence[str], arguments: int) -> bytes:
     return start + b"".join(bulk(key.encode()) for key in keys)
 
 
+#: BullMQ's three, and those that ``users_add.lua`` names.
+_SHARED_ARGUMENTS, _SHARED_EXTRAS = 7, 6
+_KEPT_HEADS = 1_024
 _FINISH_FIELDS = {"completed": bulk(b"returnvalue"), "failed": bulk(b"failedReason")}
 
 
@@ -203,7 +214,10 @@ class QueueScripts:
             "addParentJob": (k.meta, k.id, k.delayed, k.waiting_children, k.completed, k.events),
         }  # fmt: skip
         self._plain_firsts: dict[str, bytes] = {}
+        self._add_keys = add_keys
         self._add_heads = {name: _head(name, names, 3) for name, names in add_keys.items()}
+        self._shared_heads: dict[tuple[str, bool], bytes] = {}
+        self._share_heads: dict[tuple[str, int], bytes] = {}
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Part]) -> Reply:
         """Run any script.
@@ -256,6 +270,7 @@ class QueueScripts:
         parent: Mapping[str, Any] | None = None,
         deduplication_id: str | None = None,
         is_parent: bool = False,
+        share: Share | None = None,
     ) -> tuple[str, bytes]:
         """Pack one added job.
 
@@ -265,6 +280,7 @@ class QueueScripts:
             job_id: ``""`` lets Redis count.
             parent: ``{"id": ..., "queueKey": "prefix:queue"}``, with BullMQ's failure flags.
             is_parent: Whether it has children, so that it waits for them.
+            share: In a queue that its users share: whose job it is, and what they may have.
 
         Returns:
             The script's name and its command.
@@ -272,13 +288,13 @@ class QueueScripts:
         Wire:
             addStandardJob, addPrioritizedJob, addDelayedJob or addParentJob; ARGV msgpack of [prefix, id, name,
             timestamp, parent's key, its dependencies' key, parent, scheduler key, deduplication key], data, options;
-            replies the id, or -5 and -7.
+            replies the id, or -5 and -7. With a share, ``users_add.lua`` round it.
         """
         if is_parent:
             called = "addParentJob"
         elif delay_ms:
             called = "addDelayedJob"
-        elif priority:
+        elif priority or (share is not None and share.kind == "now"):
             called = "addPrioritizedJob"
         else:
             called = "addStandardJob"
@@ -299,10 +315,42 @@ class QueueScripts:
                     self.keys.deduplication(deduplication_id) if deduplication_id else None,
                 ]
             )
-        return called, b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
-            *(self._add_heads[called], len(first), first),
+        head = self._add_heads[called]
+        named = bool(job_id) or deduplication_id is not None
+        if share is not None:
+            called = shared.OURS + called
+            brief = share.brief and not named
+            head = self._shared_head(called, brief=brief)
+        command = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            *(head, len(first), first),
             *(len(data), data, len(options), options),
         )
+        if share is None:
+            return called, command
+        return called, command + self._share_arguments(share, priority, timestamp_ms, brief=brief, named=named)
+
+    def _shared_head(self, called: str, *, brief: bool) -> bytes:
+        head = self._shared_heads.get((called, brief))
+        if head is None:
+            keys = self._add_keys[called.removeprefix(shared.OURS)]
+            count = _SHARED_ARGUMENTS if brief else _SHARED_ARGUMENTS + _SHARED_EXTRAS
+            head = self._shared_heads[called, brief] = _head(called, keys, count)
+        return head
+
+    def _share_arguments(self, share: Share, priority: int, now: int, *, brief: bool, named: bool) -> bytes:
+        kept = self._share_heads.get((share.user, priority))
+        if kept is None:
+            if len(self._share_heads) >= _KEPT_HEADS:
+                self._share_heads.clear()
+            user = share.user.encode("utf-8", "surrogateescape")
+            kept = self._base + bulk(user) + bulk(b"%d" % priority)
+            self._share_heads[share.user, priority] = kept
+        own = b"%b$13\r\n%d\r\n" % (kept, now)
+        if brief:
+            return own
+        refusal = share.refusal or Refusal("", "")
+        extras = (share.kind, str(share.max_waiting), str(share.max_active), "1" if named else "0")
+        return own + b"".join(bulk(part.encode()) for part in (*extras, refusal.key, refusal.token))
 
     def _plain_first(self, name: str, timestamp_ms: int) -> bytes:
         """The first argument of a job that has neither id nor parent nor deduplication: only the time changes."""

@@ -103,6 +103,21 @@ def workers(
     run(context, command, json=json)
 
 
+@commands.command()
+def users(context: typer.Context, job_type: JobTypeArgument, *, json: JsonOption = False) -> None:
+    """List whose jobs wait and run in a queue, the longest line first."""
+
+    async def command(corral: Corral, output: Output) -> None:
+        found = await corral.get_queue_users(await known_job_type(corral, job_type))
+        rows = [
+            [escape(one.user_id or "(none)"), str(one.waiting), str(one.active), str(one.held) if one.held else ""]
+            for one in found
+        ]
+        output.show(found, plain_table(["user", "waiting", "active", "held back"], rows) if rows else "no jobs")
+
+    run(context, command, json=json)
+
+
 def _pausing_command(name: str, act: Callable[[Corral, str], Awaitable[Any]], help_text: str, done: str) -> None:
     @commands.command(name, help=help_text)
     def _(context: typer.Context, job_type: JobTypeArgument, *, json: JsonOption = False) -> None:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 Parts = dict[str, Markup]
 _PAGE: Final = 50
+#: Users that a queue's page lists.
+_USERS = 20
 _HOUR: Final = (timedelta(hours=1), 60)
 _GLANCE: Final = 12
 """Into how many parts the overview cuts the last hour."""
@@ -212,6 +214,9 @@ async def queue_parts(
         parts["charts"] = _charts(visit, history, span, length / stretches)
         if visit.session.principal.sees_everyone:
             parts["workers"] = await _workers_part(visit, [job_type])
+            if corral.job_types[job_type].per_user is not None:
+                users = await corral.get_queue_users(job_type, limit=_USERS)
+                parts["users"] = _part(visit, "part_users.html", users=users, job_type=job_type)
     return parts
 
 

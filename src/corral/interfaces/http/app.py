@@ -65,6 +65,9 @@ def create_app(
         try:
             if workers:
                 running = await corral.start_workers(None if workers is True else list(workers))
+            else:
+                # Workers elsewhere may be of a language that has none.
+                await corral.start_ushers()
             yield
         finally:
             api.closing.set()

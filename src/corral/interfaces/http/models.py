@@ -361,6 +361,25 @@ class Workers(Outbound):
     workers: list[WorkerView]
 
 
+class UserShareView(Outbound):
+    """One user's part of a queue."""
+
+    user_id: str | None
+    """None: the jobs that name no user."""
+    waiting: int
+    """Ready to run, and in line."""
+    active: int
+    held: int
+    """Ready to run, and kept back as so many of this user's jobs are active as may be; counted as delayed elsewhere."""
+
+
+class QueueUsers(Outbound):
+    """How a queue stands by user."""
+
+    users: list[UserShareView]
+    """The one with the most jobs in line first."""
+
+
 class _Schedule(Inbound):
     data: dict[str, Any] = {}
     """The payload of its jobs."""

@@ -73,6 +73,7 @@ _KINDS: Final[Sequence[tuple[type[Exception], int, str, str]]] = (
     (errors.NotAuthenticated, 401, "not-authenticated", "A valid token is needed"),
     (errors.NotPermitted, 403, "not-permitted", "The token doesn't allow this"),
     (errors.TooManyRequests, 429, "too-many-requests", "The request limit is used up"),
+    (errors.TooManyJobs, 429, "too-many-jobs", "Too many jobs of this user are waiting"),
     (errors.StoreError, 503, "store-unavailable", "Redis doesn't answer as it should"),
     (errors.ExtraMissing, 501, "not-installed", "This server lacks an optional part"),
     (errors.AdapterError, 502, "service-failed", "A service behind Corral failed"),

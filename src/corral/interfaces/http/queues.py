@@ -30,6 +30,7 @@ def add_routes(section: Section) -> None:
     endpoint(section, "POST", f"{_QUEUE}/drain", drain_queue, scope="manage", answers=view, problems=(404,))
     endpoint(section, "POST", f"{_QUEUE}/retry", retry_jobs, scope="manage", answers=view, problems=(404,))
     endpoint(section, "GET", f"{_QUEUE}/workers", list_workers, scope="manage", answers=models.Workers, problems=(404,))
+    endpoint(section, "GET", f"{_QUEUE}/users", list_users, scope="manage", answers=models.QueueUsers, problems=(404,))
     endpoint(section, "GET", f"{_QUEUE}/schedules", list_schedules, scope="manage", answers=models.Schedules,
              problems=(404,))  # fmt: skip
     endpoint(section, "PUT", _SCHEDULE, put_schedule, scope="manage", answers=models.ScheduleView, problems=(404,))
@@ -90,6 +91,12 @@ async def list_workers(call: CallDep, job_type: models.JobTypeName) -> Response:
     """List the workers that serve this queue, with the jobs in their hands."""
     found = await call.corral.list_workers(call.known(job_type))
     return Json(models.Workers(workers=[worker_view(one) for one in found]))
+
+
+async def list_users(call: CallDep, job_type: models.JobTypeName) -> Response:
+    """List whose jobs wait and run in this queue: at most 100 users, counted over its first 2,000 waiting jobs."""
+    found = await call.corral.get_queue_users(call.known(job_type))
+    return Json(models.QueueUsers(users=[models.UserShareView.model_validate(one) for one in found]))
 
 
 async def list_schedules(call: CallDep, job_type: models.JobTypeName) -> Response:
