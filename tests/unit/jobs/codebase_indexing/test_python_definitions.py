@@ -82,6 +82,7 @@ def test_what_begins_the_file_and_what_ends_it_count() -> None:
         "def f():\n" * 5_000,
         '"""\\',
         "class A\n    def",
+        "\n".join(" " * depth + "def f():" for depth in range(1400)),
     ],
     ids=["open string", "open line", "many quotes", "only heads", "lone backslash", "broken", "deep"],
 )
