@@ -27,7 +27,7 @@ _TOKEN = re.compile(
 
 _STRINGS = (1, 2)
 _NAME = 5
-_MAX_INDENT = 160
+_MAX_INDENT = 400
 """Nobody reads what is nested deeper; each depth may cost one more look at the text."""
 
 Found = tuple[tuple[int, int], int, int, str, str]
