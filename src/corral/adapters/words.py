@@ -77,7 +77,8 @@ def split_identifier(identifier: str) -> list[str]:
     """Split at underscores, case changes and digits; lowered, not stemmed."""
     if identifier.isascii() and identifier.isalpha() and identifier.islower():
         return [identifier]
-    return [part.lower() for part in _JOINTS.findall(identifier)]
+    joined = "\n".join(_JOINTS.findall(identifier))  # to lower once instead of for each part
+    return joined.lower().split("\n") if joined else []
 
 
 class _Spelling(dict[str, str]):
@@ -94,9 +95,10 @@ def _spell(identifier: str) -> str:
     if len(identifier) > _MAX_IDENTIFIER or (identifier.isdecimal() and len(identifier) < _MIN_NUMBER):
         return ""  # base64 and hashes, 0 and 42: nobody searches for them
     parts = split_identifier(identifier)
-    words = [stem(part) for part in parts if len(part) > 1 or not part.isascii() or len(parts) == 1]
-    if len(parts) > 1:
-        words.append("".join(parts))
+    if len(parts) == 1:
+        return stem(parts[0])
+    words = [stem(part) for part in parts if len(part) > 1 or not part.isascii()]
+    words.append("".join(parts))
     return " ".join(words)
 
 
