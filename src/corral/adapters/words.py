@@ -19,7 +19,7 @@ _SEPARATORS_TO_SPACE = bytes(
 _JOINTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+")
 _MAX_IDENTIFIER = 80
 _MIN_NUMBER = 3
-_CACHE_LIMIT = 400_000
+_CACHE_LIMIT = 200_000  # some 50 MB; a repository of 5,000 files has about half as many
 
 _VOWELS = frozenset("aeiouy")
 
