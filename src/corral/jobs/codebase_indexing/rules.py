@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import PurePosixPath
 from typing import Any
 
 from corral.errors import ExtraMissing
@@ -80,11 +79,10 @@ _TOKEN = re.compile(
 
 def skip_by_path(path: str) -> SkipReason | None:
     """Why a file is left out, by its name alone."""
-    pure = PurePosixPath(path)
-    name = pure.name
+    *folders, name = path.split("/")
     if _SECRET_NAME.match(name):
         return SkipReason.SECRET
-    if not _NEVER_FOLDERS.isdisjoint(pure.parts[:-1]) or _GENERATED_NAME.search(name):
+    if not _NEVER_FOLDERS.isdisjoint(folders) or _GENERATED_NAME.search(name):
         return SkipReason.GENERATED
     if language_of(path) is None:
         return SkipReason.UNSUPPORTED
