@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from corral.adapters.embedder.port import Embedder, Passage
@@ -347,8 +346,7 @@ def _touches_ignore(change: Change) -> bool:
 
 
 def _path_fields(path: str) -> dict[str, str]:
-    pure = PurePosixPath(path)
-    return {"path": words_of(str(pure.parent)) if str(pure.parent) != "." else "", "stem": " ".join(stem_words(path))}
+    return {"path": words_of(path.rpartition("/")[0]), "stem": " ".join(stem_words(path))}
 
 
 def _name_fields(symbols: Sequence[Symbol | SymbolRow], *, defines: bool) -> dict[str, str]:

@@ -6,8 +6,6 @@ adding a language is adding a row. Names of node types are the grammars' own (tr
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 FUNCTION, METHOD, CLASS, INTERFACE, ENUM, STRUCT, MODULE, TYPE, CONSTANT, TRAIT, IMPL, MACRO, SECTION, RULE = (
     "function",
     "method",
@@ -272,7 +270,7 @@ DATA = frozenset({"json", "yaml", "toml", "ini", "xml", "diff"})
 
 def language_of(path: str) -> str | None:
     """The language of a file by its name; None for one that holds no text worth searching."""
-    name = PurePosixPath(path).name
+    name = path.rpartition("/")[2]
     known = _LANGUAGE_OF_NAME.get(name)
     if known is not None:
         return known

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import PurePosixPath
 from typing import Any
 
 from corral.errors import ExtraMissing
@@ -62,9 +61,11 @@ _MAX_MEAN_LINE = 250
 _BINARY_WITHIN = 8192
 
 _TOKEN_MARKS = (
-    "PRIVATE KEY", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "sk-",
-    "AIza", "npm_", "hf_", "pypi-",
+    "PRIVATE KEY", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xoxa-", "xoxb-",
+    "xoxp-", "xoxr-", "xoxs-", "AIza", "npm_", "hf_", "pypi-",
 )  # fmt: skip
+_SK_TOKEN = re.compile(r"sk-[A-Za-z0-9_-]{32}")
+"""Apart from the marks: ``task-`` and ``disk-`` are in many texts."""
 _TOKEN = re.compile(
     r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
@@ -78,11 +79,10 @@ _TOKEN = re.compile(
 
 def skip_by_path(path: str) -> SkipReason | None:
     """Why a file is left out, by its name alone."""
-    pure = PurePosixPath(path)
-    name = pure.name
+    *folders, name = path.split("/")
     if _SECRET_NAME.match(name):
         return SkipReason.SECRET
-    if not _NEVER_FOLDERS.isdisjoint(pure.parts[:-1]) or _GENERATED_NAME.search(name):
+    if not _NEVER_FOLDERS.isdisjoint(folders) or _GENERATED_NAME.search(name):
         return SkipReason.GENERATED
     if language_of(path) is None:
         return SkipReason.UNSUPPORTED
@@ -126,13 +126,14 @@ def decoded(content: bytes) -> str | None:
 
 def masked(text: str) -> str:
     """The text with keys and tokens replaced by stars; lines stay where they are."""
-    if not any(mark in text for mark in _TOKEN_MARKS):
+    if not any(mark in text for mark in _TOKEN_MARKS) and not _SK_TOKEN.search(text):
         return text
     return _TOKEN.sub(lambda found: "***" + "\n" * found[0].count("\n"), text)
 
 
 def _looks_generated(text: str, *, data: bool) -> bool:
-    if _GENERATED_MARK.search(text[:_MARK_WITHIN]):
+    head = text[:_MARK_WITHIN]
+    if "generated" in head.lower() and _GENERATED_MARK.search(head):
         return True
     if len(text) < _MAX_LINE:
         return False

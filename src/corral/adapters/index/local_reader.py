@@ -1,0 +1,356 @@
+"""Reading one generation of the local index."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tantivy
+
+from corral.adapters.index.local_layout import Manifest, open_words
+from corral.adapters.index.local_segment import Segment, SegmentEntry, open_segment
+from corral.adapters.index.local_text import TextCodec
+from corral.adapters.index.port import (
+    Candidates,
+    Filters,
+    IndexState,
+    LexicalQuery,
+    Reusable,
+    StoredChunk,
+    StoredFile,
+    StoredSymbol,
+    SymbolRow,
+    path_fits,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FILTERED_LIMIT = 3000
+_KEPT_TEXTS = 256
+
+
+@dataclass(frozen=True)
+class Part:
+    """A segment as one generation sees it."""
+
+    segment: Segment
+    entry: SegmentEntry
+
+    @cached_property
+    def alive(self) -> NDArray[np.bool_]:
+        """For each file, whether it is still there."""
+        return self.segment.alive(self.entry.dead)
+
+    def with_dead(self, dead: Mapping[int, int]) -> Part:
+        """With those of some files that are here dead; ``dead`` gives the number of chunks of each."""
+        if not dead:
+            return self
+        ids = np.fromiter(dead, dtype=np.int64, count=len(dead))
+        inside, _ = self.segment.rows_of_files(ids)
+        here = frozenset(ids[inside].tolist()) - self.entry.dead
+        if not here:
+            return self
+        chunks = self.entry.dead_chunks + sum(dead[file_id] for file_id in here)
+        return Part(self.segment, replace(self.entry, dead=self.entry.dead | here, dead_chunks=chunks))
+
+    def all_live(self) -> NDArray[np.int64]:
+        """Rows of files that are there, those left out included."""
+        return np.flatnonzero(self.alive)
+
+    def live_chunks(self) -> NDArray[np.int64]:
+        """Rows of chunks of files that are there."""
+        return np.flatnonzero(self.alive[self.segment.file_of_chunk])
+
+    def live(self, rows: Iterable[int]) -> list[int]:
+        """Those of some file rows that are there."""
+        return [row for row in rows if self.alive[row]]
+
+
+class LocalIndexReader:
+    """One generation, open. Threads may share it."""
+
+    def __init__(self, folder: Path) -> None:
+        manifest = Manifest.load(folder)
+        manifest.check(folder)
+        self._state = manifest.state
+        self.manifest = manifest
+        self.parts = [Part(open_segment(folder, entry), entry) for entry in manifest.segments]
+        self.codec = TextCodec((folder / manifest.dictionary).read_bytes() if manifest.dictionary else b"")
+        self._lines: OrderedDict[tuple[str, int], list[str]] = OrderedDict()
+        self._index = open_words(folder / "words")
+        self._schema = self._index.schema
+        self._searcher = self._index.searcher()
+
+    @property
+    def state(self) -> IndexState:
+        """What is open."""
+        return self._state
+
+    def candidates(self, query: LexicalQuery, limit: int) -> Candidates:
+        """The best chunks by words."""
+        term, boost = tantivy.Query.term_query, tantivy.Query.boost_query
+        schema = self._schema
+        should = [
+            (tantivy.Occur.Should, boost(term(schema, field, word, "freq"), weight))
+            for field, words in query.terms.items()
+            for word, weight in words
+        ]
+        if not should:
+            return _no_candidates()
+        combined = tantivy.Query.boolean_query(should)
+        if query.filters:
+            combined = tantivy.Query.boolean_query([(tantivy.Occur.Must, combined), *self._musts(query.filters)])
+        return self._run(combined, limit)
+
+    def _musts(self, filters: Filters) -> list[tuple[tantivy.Occur, tantivy.Query]]:
+        musts: list[tuple[tantivy.Occur, tantivy.Query]] = []
+        for field, values in (("language", filters.languages), ("kinds", filters.kinds)):
+            if values:
+                query = tantivy.Query.term_set_query(self._schema, field, sorted(values))
+                musts.append((tantivy.Occur.Must, tantivy.Query.const_score_query(query, 0.0)))
+        if filters.paths:
+            allowed = self._files_matching(filters.paths)
+            query = tantivy.Query.term_set_query(self._schema, "file", allowed) if allowed else _nothing()
+            musts.append((tantivy.Occur.Must, tantivy.Query.const_score_query(query, 0.0)))
+        return musts
+
+    def _files_matching(self, patterns: Sequence[str]) -> list[int]:
+        return [
+            int(part.segment.files["id"][row])
+            for part in self.parts
+            for row, path in enumerate(part.segment.all_paths())
+            if part.alive[row] and any(path_fits(path, pattern) for pattern in patterns)
+        ]
+
+    def _run(self, query: tantivy.Query, limit: int) -> Candidates:
+        hits = self._searcher.search(query, limit, count=False).hits
+        if not hits:
+            return _no_candidates()
+        uids = np.array(self._searcher.fast_field_values("uid", [address for _, address in hits]), dtype=np.int64)
+        return self._candidates(uids, np.array([score for score, _ in hits], dtype=np.float32))
+
+    def _candidates(self, uids: NDArray[np.int64], scores: NDArray[np.float32]) -> Candidates:
+        files = np.zeros(len(uids), dtype=np.int64)
+        priors = np.zeros(len(uids), dtype=np.float32)
+        defines = np.zeros(len(uids), dtype=np.bool_)
+        for part in self.parts:
+            segment = part.segment
+            inside, rows = segment.rows_of_chunks(uids)
+            if len(rows):
+                file_rows = segment.file_of_chunk[rows]
+                files[inside] = segment.files["id"][file_rows]
+                priors[inside] = segment.files["prior"][file_rows]
+                defines[inside] = segment.chunks["defines"][rows]
+        return Candidates(uids=uids, scores=scores, files=files, priors=priors, defines=defines)
+
+    def nearest(self, vector: NDArray[np.float32], limit: int, filters: Filters) -> Candidates:
+        """The nearest chunks, by an exact scan of the live ones."""
+        base = tantivy.Query.all_query()
+        if filters:
+            musts = [(tantivy.Occur.Must, base), *self._musts(filters)]
+            live = self._run(tantivy.Query.boolean_query(musts), _FILTERED_LIMIT).uids
+        else:
+            live = np.concatenate(
+                [part.segment.uids[part.live_chunks()].astype(np.int64) for part in self.parts]
+                or [np.zeros(0, dtype=np.int64)]
+            )
+        if not len(live):
+            return _no_candidates()
+        scores = np.concatenate([self.vectors(part) @ vector for part in np.array_split(live, len(live) // 8192 + 1)])
+        best = np.argsort(-scores, kind="stable")[:limit]
+        return self._candidates(live[best], scores[best].astype(np.float32))
+
+    def vectors(self, uids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors of chunks, unit length but for rounding."""
+        out = np.zeros((len(uids), self._state.dimension), dtype=np.float32)
+        for part in self.parts:
+            inside, rows = part.segment.rows_of_chunks(uids)
+            if len(rows) == len(uids):
+                return part.segment.unpacked_vectors(rows)
+            if len(rows):
+                out[inside] = part.segment.unpacked_vectors(rows)
+        return out
+
+    def chunks(self, uids: Sequence[int]) -> list[StoredChunk]:
+        """Chunks with their text, in the order asked."""
+        wanted = np.array(uids, dtype=np.int64)
+        found: dict[int, StoredChunk] = {}
+        for part in self.parts:
+            inside, rows = part.segment.rows_of_chunks(wanted)
+            file_rows = part.segment.file_of_chunk[rows]
+            for uid, row, file_row in zip(wanted[inside].tolist(), rows.tolist(), file_rows.tolist(), strict=True):
+                if part.alive[file_row]:
+                    found[uid] = self._chunk(part.segment, row, file_row)
+        return [found[uid] for uid in uids if uid in found]
+
+    def _chunk(self, segment: Segment, row: int, file_row: int) -> StoredChunk:
+        chunk = segment.chunk(row)
+        return StoredChunk(
+            uid=int(segment.uids[row]),
+            path=segment.path(file_row),
+            language=segment.language(file_row),
+            start_line=chunk.start_line,
+            end_line=chunk.end_line,
+            symbol=chunk.symbol,
+            kind=chunk.kind,
+            defines=chunk.defines,
+            text="\n".join(self._lines_of(segment, file_row)[chunk.start_line - 1 : chunk.end_line]),
+        )
+
+    def _lines_of(self, segment: Segment, file_row: int) -> list[str]:
+        """A file's lines; those of the files asked for last are kept, as questions of one task are about few files."""
+        place = (segment.name, file_row)
+        lines = self._lines.get(place)
+        if lines is None:
+            lines = self._lines[place] = self._text(segment, file_row).split("\n")
+            while len(self._lines) > _KEPT_TEXTS:
+                with contextlib.suppress(KeyError):  # another thread was here first
+                    self._lines.popitem(last=False)
+        return lines
+
+    def _text(self, segment: Segment, file_row: int) -> str:
+        return self.codec.decompress(segment.packed_text(file_row)).decode("utf-8", "replace")
+
+    def paths(self, file_ids: Sequence[int]) -> dict[int, str]:
+        """File id to path."""
+        wanted = np.array(file_ids, dtype=np.int64)
+        found: dict[int, str] = {}
+        for part in self.parts:
+            inside, rows = part.segment.rows_of_files(wanted)
+            found.update(zip(wanted[inside].tolist(), map(part.segment.path, rows.tolist()), strict=True))
+        return found
+
+    def _at(self, path: str) -> tuple[Segment, int] | None:
+        """Where a path is, skipped or not."""
+        for part in reversed(self.parts):
+            for row in part.live(part.segment.find_path(path)):
+                return part.segment, row
+        return None
+
+    def _indexed_at(self, path: str) -> tuple[Segment, int] | None:
+        found = self._at(path)
+        return None if found is None or found[0].reason(found[1]) else found
+
+    def file(self, path: str) -> StoredFile | None:
+        """One file, or None."""
+        found = self._indexed_at(path)
+        if found is None:
+            return None
+        segment, row = found
+        file_id, lines = (int(segment.files[name][row]) for name in ("id", "lines"))
+        return StoredFile(file_id, path, segment.blob(row), segment.language(row), lines)
+
+    def file_chunks(self, path: str) -> list[StoredChunk]:
+        """All chunks of a file in order."""
+        found = self._indexed_at(path)
+        if found is None:
+            return []
+        segment, row = found
+        return [self._chunk(segment, at, row) for at in range(*segment.chunk_range(row))]
+
+    def files(self) -> dict[str, str]:
+        """Path to blob of all files, those skipped included."""
+        return {
+            path: blob
+            for part in self.parts
+            for path, blob, alive in zip(
+                part.segment.all_paths(), part.segment.all_blobs(), part.alive.tolist(), strict=True
+            )
+            if alive
+        }
+
+    def blob_of(self, path: str) -> str | None:
+        """The blob of one file, skipped or not."""
+        found = self._at(path)
+        return found[0].blob(found[1]) if found else None
+
+    def skipped(self, reason: str) -> frozenset[str]:
+        """Paths that were left out for one reason."""
+        return frozenset(
+            part.segment.path(row)
+            for part in self.parts
+            if reason in part.segment.reasons
+            for row in part.live(
+                np.flatnonzero(part.segment.files["reason"] == part.segment.reasons.index(reason)).tolist()
+            )
+        )
+
+    def symbols_of(self, path: str) -> list[StoredSymbol]:
+        """Definitions in one file, in order."""
+        found = self._indexed_at(path)
+        if found is None:
+            return []
+        segment, row = found
+        return [_stored(path, symbol) for symbol in segment.symbols(row)]
+
+    def definitions(self, name: str, limit: int = 50) -> list[StoredSymbol]:
+        """Where a name is defined."""
+        found = [
+            _stored(part.segment.path(row), part.segment.symbol(at))
+            for part in self.parts
+            for row, at in part.segment.definitions(name)
+            if part.alive[row]
+        ]
+        return sorted(found, key=lambda symbol: (symbol.path, symbol.start_line))[:limit]
+
+    def imports_of(self, path: str) -> list[str]:
+        """What one file imports."""
+        found = self._indexed_at(path)
+        return found[0].imports(found[1]) if found else []
+
+    def importers(self, names: Iterable[str]) -> list[str]:
+        """Paths of files that import one of these names."""
+        wanted = list(names)
+        return sorted(
+            {
+                part.segment.path(row)
+                for part in self.parts
+                for name in wanted
+                for row in part.live(part.segment.importers(name))
+            }
+        )
+
+    def reusable(self, blob: str) -> Reusable | None:
+        """What is known of a content, wherever it lies."""
+        for part in reversed(self.parts):
+            for row in part.live(part.segment.find_blob(blob)):
+                return self._reusable(part.segment, row)
+        return None
+
+    def _reusable(self, segment: Segment, row: int) -> Reusable:
+        file = segment.file_row(row)
+        vectors = segment.unpacked_vectors(slice(*segment.chunk_range(row)))
+        return Reusable(
+            text=self._text(segment, row),
+            lines=file.lines,
+            chunks=file.chunks,
+            symbols=file.symbols,
+            imports=file.imports,
+            vectors=np.rint(vectors * 127).astype(np.int8),
+        )
+
+    def close(self) -> None:
+        """Let go of files and memory."""
+        self.parts = []
+        self._lines.clear()
+
+
+def _stored(path: str, symbol: SymbolRow) -> StoredSymbol:
+    return StoredSymbol(path, symbol.name, symbol.kind, symbol.start_line, symbol.end_line, symbol.parent)
+
+
+def _no_candidates() -> Candidates:
+    empty = np.zeros(0)
+    whole = empty.astype(np.int64)
+    return Candidates(whole, empty.astype(np.float32), whole, empty.astype(np.float32), empty.astype(np.bool_))
+
+
+def _nothing() -> tantivy.Query:
+    return tantivy.Query.empty_query()
