@@ -27,7 +27,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 import numpy as np  # noqa: E402 - the paths come first
-from corpus import KEPT_BACK, TUNED, Query, hand_written, prepare  # noqa: E402
+from corpus import KEPT_BACK, SEED, TUNED, Query, hand_written, prepare  # noqa: E402
 
 from corral.adapters.embedder.static import StaticEmbedder  # noqa: E402
 from corral.adapters.index.local import LocalIndexStore  # noqa: E402
@@ -61,7 +61,7 @@ def corpus(raw: Path, work: Path, names: tuple[str, ...], per_repository: int) -
     for name in names:
         if name not in stored:
             shutil.rmtree(roots[name], ignore_errors=True)
-            stored[name] = [asdict(query) for query in prepare(raw / name, roots[name], per_repository, seed=11)]
+            stored[name] = [asdict(query) for query in prepare(raw / name, roots[name], per_repository, seed=SEED)]
             listing.parent.mkdir(parents=True, exist_ok=True)
             listing.write_text(json.dumps(stored))
     queries = [

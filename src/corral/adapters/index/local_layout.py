@@ -35,7 +35,7 @@ try:
 except ImportError as missing:
     raise ExtraMissing("codebase indexing needs the 'index' extra: pip install 'corral[index]'") from missing
 
-_FORMAT = 1
+_FORMAT = 2
 COLUMNS = np.dtype([("file", "<i4"), ("prior", "<f4"), ("defines", "u1")])
 SCHEMA = """
 CREATE TABLE files(id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, blob TEXT NOT NULL, language TEXT NOT NULL,

@@ -28,6 +28,7 @@ from corral.adapters.index.port import (
     SymbolRow,
     path_fits,
 )
+from corral.adapters.index.signature import SIGNATURE_BYTES, held
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class LocalIndexReader:
         self._columns: NDArray[Any] = np.load(folder / "columns.npy", mmap_mode="r")
         dimension = manifest.state.dimension
         self._segments: list[tuple[int, NDArray[np.int8]]] = [
-            (first, np.memmap(folder / file, dtype=np.int8, mode="r", shape=(rows, dimension)))
+            (first, np.memmap(folder / file, dtype=np.int8, mode="r", shape=(rows, dimension + SIGNATURE_BYTES)))
             for file, first, rows in manifest.vectors
             if rows
         ]
@@ -137,10 +138,19 @@ class LocalIndexReader:
         for first, rows in self._segments:
             inside = (uids >= first) & (uids < first + len(rows))
             if inside.all():
-                return rows[uids - first].astype(np.float32) / np.float32(127)
+                return rows[uids - first, : self._state.dimension].astype(np.float32) / np.float32(127)
             if inside.any():
-                out[inside] = rows[uids[inside] - first]
+                out[inside] = rows[uids[inside] - first, : self._state.dimension]
         return out / np.float32(127)
+
+    def held(self, uids: NDArray[np.int64], words: Sequence[str]) -> NDArray[np.bool_]:
+        """Which words each chunk holds, with some wrong yes."""
+        signatures = np.zeros((len(uids), SIGNATURE_BYTES), dtype=np.uint8)
+        for first, rows in self._segments:
+            inside = (uids >= first) & (uids < first + len(rows))
+            if inside.any():
+                signatures[inside] = rows[uids[inside] - first, self._state.dimension :].view(np.uint8)
+        return held(signatures, words)
 
     def chunks(self, uids: Sequence[int]) -> list[StoredChunk]:
         """Chunks with their text, in the order asked."""

@@ -19,6 +19,7 @@ import tantivy
 from corral.adapters.index.local_layout import COLUMNS, SCHEMA, Manifest, disk_failed, generation_name, open_words
 from corral.adapters.index.local_reader import LocalIndexReader
 from corral.adapters.index.port import FileRow, IndexState, Reusable
+from corral.adapters.index.signature import signatures_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,7 +142,8 @@ class LocalIndexWriter:
         )
         file_id = cursor.lastrowid or 0
         self._pack_offset += len(packed)
-        self._vectors.write(np.ascontiguousarray(vectors, dtype=np.int8).tobytes())
+        signatures = signatures_of(chunk.fields for chunk in file.chunks).view(np.int8)
+        self._vectors.write(np.hstack([np.asarray(vectors, dtype=np.int8), signatures]).tobytes())
         writer = self._word_writer()
         rows = []
         for chunk in file.chunks:
