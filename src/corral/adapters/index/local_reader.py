@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ import numpy as np
 import tantivy
 
 from corral.adapters.index.local_layout import Manifest, open_words
+from corral.adapters.index.local_lines import LineCache
 from corral.adapters.index.port import (
     Candidates,
     ChunkRow,
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FILTERED_LIMIT = 3000
-_KEPT_TEXTS = 256
 
 
 class LocalIndexReader:
@@ -55,7 +53,7 @@ class LocalIndexReader:
             f"file:{_uri(folder / 'catalogue.sqlite')}?mode=ro&immutable=1", uri=True, check_same_thread=False
         )
         self._packs: dict[str, IO[bytes]] = {}
-        self._lines: OrderedDict[tuple[str, int, int], list[str]] = OrderedDict()
+        self._lines = LineCache()
         self._index = open_words(folder / "words")
         self._schema = self._index.schema
         self._searcher = self._index.searcher()
@@ -161,27 +159,20 @@ class LocalIndexReader:
 
     def _chunk(self, row: tuple[Any, ...]) -> StoredChunk:
         uid, path, language, start, end, symbol, kind, defines, *place = row
-        text = "\n".join(self._lines_of((place[0], place[1], place[2]))[start - 1 : end])
+        text = self._lines.lines(tuple(place), lambda: self._bytes(*place), start, end)
         return StoredChunk(uid, path, language, start, end, symbol, kind, bool(defines), text)
 
-    def _lines_of(self, place: tuple[str, int, int]) -> list[str]:
-        """A file's lines; those of the files asked for last are kept, as questions of one task are about few files."""
-        lines = self._lines.get(place)
-        if lines is None:
-            lines = self._lines[place] = self._text(*place).split("\n")
-            while len(self._lines) > _KEPT_TEXTS:
-                with contextlib.suppress(KeyError):  # another thread was here first
-                    self._lines.popitem(last=False)
-        return lines
-
     def _text(self, pack: str, offset: int, length: int) -> str:
+        return self._bytes(pack, offset, length).decode("utf-8", "replace")
+
+    def _bytes(self, pack: str, offset: int, length: int) -> bytes:
         file = self._packs.get(pack)
         if file is None:
             opened = (self._folder / pack).open("rb")
             file = self._packs.setdefault(pack, opened)
             if file is not opened:  # another thread was here first
                 opened.close()
-        return zlib.decompress(os.pread(file.fileno(), length, offset)).decode("utf-8", "replace")
+        return zlib.decompress(os.pread(file.fileno(), length, offset))
 
     def paths(self, file_ids: Sequence[int]) -> dict[int, str]:
         """File id to path."""

