@@ -173,7 +173,9 @@ class MemoryIndexReader:
 
         fields = [self._by_uid[uid][1].fields for uid in uids.tolist()]
         have = [{word for name in FIELDS for word in row.get(name, "").split()} for row in fields]
-        return np.array([[word in one for word in words] for one in have], dtype=np.bool_).reshape(len(uids), len(words))
+        return np.array([[word in one for word in words] for one in have], dtype=np.bool_).reshape(
+            len(uids), len(words)
+        )
 
     def chunks(self, uids: Sequence[int]) -> list[StoredChunk]:
         """Chunks with their text."""

@@ -258,9 +258,7 @@ def _covered(question: Question, held: NDArray[np.bool_]) -> NDArray[np.float32]
     return share
 
 
-def _named(
-    question: Question, files: NDArray[np.int64], stems: Mapping[int, frozenset[str]]
-) -> NDArray[np.float32]:
+def _named(question: Question, files: NDArray[np.int64], stems: Mapping[int, frozenset[str]]) -> NDArray[np.float32]:
     """Which part of its file's stem the question names, for each candidate."""
     import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
 
