@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -269,7 +270,7 @@ def _named(question: Question, files: NDArray[np.int64], stems: Mapping[int, fro
 
 
 def _overlap(stem_words: frozenset[str], asked: set[str]) -> float:
-    return len(stem_words & asked) / len(stem_words) if stem_words else 0.0
+    return 0.0 if stem_words.isdisjoint(asked) else len(stem_words & asked) / len(stem_words)
 
 
 def _with_company(files: NDArray[np.int64], scores: NDArray[np.float32], weights: Weights) -> NDArray[np.float32]:
@@ -310,13 +311,14 @@ def why(question: Question, chunk: StoredChunk, held: Sequence[bool], similarity
         similarity: Cosine; 0 when vectors were left out.
     """
     reasons: list[str] = []
-    if chunk.symbol and compact(chunk.symbol.rpartition(".")[2]) in question.names:
+    if question.names and chunk.symbol and compact(chunk.symbol.rpartition(".")[2]) in question.names:
         reasons.append(f"defines {chunk.symbol}")
     asked = [word for (word, weight), has in zip(question.words, held, strict=True) if has and weight >= 1]
-    in_name = _shared(asked, words_of(chunk.symbol))
+    name_words, path_words = _word_set(chunk.symbol), _word_set(chunk.path)
+    in_name = [word for word in asked if word in name_words]
     if in_name and not reasons:
         reasons.append(f"name has {', '.join(in_name[:4])}")
-    in_path = [word for word in _shared(asked, words_of(chunk.path)) if word not in in_name]
+    in_path = [word for word in asked if word in path_words and word not in in_name]
     if in_path:
         reasons.append(f"path has {', '.join(in_path[:4])}")
     text = chunk.text.lower().replace("_", "")
@@ -328,9 +330,9 @@ def why(question: Question, chunk: StoredChunk, held: Sequence[bool], similarity
     return "; ".join(reasons) or "some words in common"
 
 
-def _shared(asked: Sequence[str], words: str) -> list[str]:
-    have = set(words.split())
-    return [word for word in asked if word in have]
+@lru_cache(maxsize=1 << 14)
+def _word_set(text: str) -> frozenset[str]:
+    return frozenset(words_of(text).split())
 
 
 def _root(word: str) -> str:

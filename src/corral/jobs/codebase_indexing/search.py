@@ -284,9 +284,10 @@ class CodeSearch:
 
     @staticmethod
     def _learn_stems(opened: _Open, files: Sequence[int]) -> None:
-        missing = list({file for file in files if file not in opened.stems})
+        missing = set(files) - opened.stems.keys()
         if missing:
-            opened.stems.update((file, stem_words(path)) for file, path in opened.reader.paths(missing).items())
+            paths = opened.reader.paths(list(missing))
+            opened.stems.update((file, stem_words(path)) for file, path in paths.items())
 
     # --- around a file
 
