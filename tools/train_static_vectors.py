@@ -41,8 +41,6 @@ BENCHMARKED = frozenset(
 
 _MAX_WORDS = 48
 _TEMPERATURE = 0.05
-_RUNS = 4
-"""Of how many packages a batch is, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,28 +181,8 @@ def _unit(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return raw / norms, norms
 
 
-def batches(packages: np.ndarray, batch: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """Rows for each step: runs of one package each, as a search tells apart what lies in one repository."""
-    run = batch // _RUNS
-    runs = []
-    for package in np.unique(packages):
-        rows = random.permutation(np.flatnonzero(packages == package))
-        runs.extend(rows[begin : begin + run] for begin in range(0, len(rows), run))
-    order = np.concatenate([runs[index] for index in random.permutation(len(runs))])
-    for begin in range(0, len(order) - batch + 1, batch):
-        yield order[begin : begin + batch]
-
-
 def train(
-    vectors: np.ndarray,
-    questions: Any,
-    codes: Any,
-    packages: np.ndarray,
-    *,
-    epochs: int,
-    batch: int,
-    rate: float,
-    seed: int,
+    vectors: np.ndarray, questions: Any, codes: Any, *, epochs: int, batch: int, rate: float, seed: int
 ) -> np.ndarray:
     """Contrast each pair with the others of its batch, in both directions (InfoNCE), by Adam."""
     random = np.random.default_rng(seed)
@@ -213,8 +191,10 @@ def train(
     step = 0
     total = epochs * (questions.shape[0] // batch)
     for epoch in range(epochs):
+        order = random.permutation(questions.shape[0])
         losses = []
-        for part in batches(packages, batch, random):
+        for begin in range(0, len(order) - batch + 1, batch):
+            part = order[begin : begin + batch]
             asked, found = questions[part], codes[part].copy()
             found.data = found.data * (random.random(len(found.data)) > 0.25)  # words drop out, as in other code
             q, q_norm = _unit(asked @ vectors)
@@ -312,14 +292,7 @@ def main() -> None:
     if tests:
         print(f"before training: MRR {reciprocal_rank(vectors, test_asked, test_found):.3f}")
     vectors = train(
-        vectors,
-        asked,
-        found,
-        np.array([pair.package for pair in kept]),
-        epochs=arguments.epochs,
-        batch=arguments.batch,
-        rate=arguments.rate,
-        seed=arguments.seed,
+        vectors, asked, found, epochs=arguments.epochs, batch=arguments.batch, rate=arguments.rate, seed=arguments.seed
     )
     if tests:
         print(f"after training: MRR {reciprocal_rank(vectors, test_asked, test_found):.3f}")
