@@ -1,4 +1,4 @@
-"""How often the context that a task is given holds the right file: by the index and by keyword search, budget for budget.
+"""How often a task's context holds the right file: by the index and by keyword search, budget for budget.
 
     python benchmarks/search/context.py --raw UNPACKED_SOURCE_DISTRIBUTIONS --work SCRATCH [--history GIT_REPOSITORY]
 
@@ -92,7 +92,9 @@ def keyword_context(root: Path) -> Context:
     return ask
 
 
-def index_context(store: LocalIndexStore, name: str, root: Path, embedder: StaticEmbedder) -> tuple[Context, CodeSearch]:
+def index_context(
+    store: LocalIndexStore, name: str, root: Path, embedder: StaticEmbedder
+) -> tuple[Context, CodeSearch]:
     build(folder_source(root), store, IndexName(name), embedder)
     search = CodeSearch(store, embedder)
 
@@ -148,16 +150,8 @@ def _functions(text: str) -> Iterator[tuple[int, int, str]]:
 def history(repository: Path, work: Path) -> Iterator[tuple[Path, list[Task]]]:
     """Trees of a repository's past, each with the commits that came next as tasks."""
     git = ["git", "-C", str(repository)]
-    commits = subprocess.run(
-        [*git, "rev-list", "--reverse", "--no-merges", "--first-parent", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.split()  # fmt: skip
-    if len(commits) < 4 * _EVERY:
-        commits = subprocess.run(
-            [*git, "rev-list", "--reverse", "--no-merges", "--topo-order", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()
+    listing = [*git, "rev-list", "--reverse", "--no-merges", "--topo-order", "HEAD"]
+    commits = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split()
     for begin in range(_EVERY, len(commits), _EVERY):
         tree = work / f"history-{begin}"
         tree.mkdir(parents=True)

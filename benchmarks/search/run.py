@@ -189,7 +189,7 @@ def main() -> None:
         arguments.json.write_text(json.dumps({"scores": scores, "builds": builds, "times": times, "cpu": cpu_times}))
 
 
-def report(scores, (times, cpu_times), builds, files: int, lines: int, size: int, index_size: int) -> None:  # noqa: ANN001 - a printer
+def report(scores, times, builds, files: int, lines: int, size: int, index_size: int) -> None:  # noqa: ANN001 - a printer
     kinds = sorted({kind for per_kind in scores.values() for kind in per_kind})
     print(f"{files:,} files, {lines:,} lines, {size / 1e6:.1f} MB of source; index {index_size / size:.2f} of it")
     for engine, (wall, cpu) in builds.items():

@@ -16,7 +16,7 @@ from corral.errors import ModelUnavailable
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tokenizers")
-from corral.adapters.embedder.minilm import MiniLmEmbedder  # noqa: E402 - its extra may be missing
+from corral.adapters.embedder.minilm import MiniLmEmbedder
 
 
 def installed(package: str, file: str) -> Path | None:

@@ -109,8 +109,10 @@ class PackWriter:
 
 
 def vector_dtype(dimension: int) -> np.dtype[Any]:
-    """One chunk's row: its vector's scale, the first half of its numbers in low and the second in high four bits; then
-    the signature of its words."""
+    """One chunk's row: its vector as a scale and numbers of four bits, and the signature of its words.
+
+    The first half of the numbers is in the low, the second in the high four bits.
+    """
     return np.dtype([("scale", "<f2"), ("packed", "u1", (-(-dimension // 2),)), ("words", "u1", (SIGNATURE_BYTES,))])
 
 

@@ -18,7 +18,7 @@ _MOST_STEPS = 60
 _ANSWER_TOKENS = 8192
 _RELATED_HITS = 12
 _RELATED_CHARACTERS = 14_000
-"""About 4,000 tokens of code from the index, given with the task (docs/search.md says how often it is the right one)."""
+"""About 4,000 tokens of code from the index, given with the task; docs/search.md tells how often it is right."""
 _FILL = 0.7
 """Share of the context that a request may fill before old tool answers are left out."""
 _SMALLEST_ROOM = 500

@@ -274,7 +274,7 @@ class CodeSearch:
         evidence = Evidence(held, similarities, weight, opened.stems)
         ranked = rank(question, found, evidence, self._weights)
         best = ranked.order[:limit]
-        places = {uid: index for uid, index in zip(found.uids[best].tolist(), best.tolist(), strict=True)}
+        places = dict(zip(found.uids[best].tolist(), best.tolist(), strict=True))
         hits = []
         for chunk in reader.chunks(list(places)):
             index = places[chunk.uid]
