@@ -78,7 +78,7 @@ def held(signatures: NDArray[np.uint8], words: Sequence[str]) -> NDArray[np.bool
         return np.zeros((len(signatures), 0), dtype=np.bool_)
     places = np.array([_places(word) for word in words], dtype=np.intp)  # words x hashes x (byte, bit)
     bits = signatures[:, places[:, :, 0]] >> places[:, :, 1].astype(np.uint8)
-    found: NDArray[np.bool_] = (bits & 1).all(axis=2)
+    found: NDArray[np.bool_] = np.all(bits & 1, axis=2)
     return found
 
 

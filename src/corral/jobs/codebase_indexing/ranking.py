@@ -1,7 +1,7 @@
 """Which chunks answer a question best: words by field, vectors, and what the path says.
 
-The steps are those that docs/decisions/0051 lists with what each brings; the numbers were set beforehand, not fitted to
-``benchmarks/search``, which judges them.
+The steps are those that docs/decisions/0051 lists with what each brings, and on which part of
+``benchmarks/search`` the numbers were chosen; the other part judges them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RANKING_VERSION = 2
 """Part of every index's identity, as ``path_prior`` is stored with the chunks."""
 
 CANDIDATES = 150
-"""How many of the best chunks by words are ranked anew; with 100 or 500 NDCG changes by less than .003."""
+"""How many of the best chunks by words are ranked anew; docs/decisions/0051 has what 100 to 500 give."""
 
 
 @dataclass(frozen=True, slots=True)
