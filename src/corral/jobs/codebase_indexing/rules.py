@@ -62,9 +62,11 @@ _MAX_MEAN_LINE = 250
 _BINARY_WITHIN = 8192
 
 _TOKEN_MARKS = (
-    "PRIVATE KEY", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "sk-",
-    "AIza", "npm_", "hf_", "pypi-",
+    "PRIVATE KEY", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xoxa-", "xoxb-",
+    "xoxp-", "xoxr-", "xoxs-", "AIza", "npm_", "hf_", "pypi-",
 )  # fmt: skip
+_SK_TOKEN = re.compile(r"sk-[A-Za-z0-9_-]{32}")
+"""Apart from the marks: ``task-`` and ``disk-`` are in many texts."""
 _TOKEN = re.compile(
     r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
@@ -126,7 +128,7 @@ def decoded(content: bytes) -> str | None:
 
 def masked(text: str) -> str:
     """The text with keys and tokens replaced by stars; lines stay where they are."""
-    if not any(mark in text for mark in _TOKEN_MARKS):
+    if not any(mark in text for mark in _TOKEN_MARKS) and not _SK_TOKEN.search(text):
         return text
     return _TOKEN.sub(lambda found: "***" + "\n" * found[0].count("\n"), text)
 
