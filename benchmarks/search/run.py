@@ -27,7 +27,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 import numpy as np  # noqa: E402 - the paths come first
-from corpus import KEPT_BACK, TUNED, Query, hand_written, prepare  # noqa: E402
+from corpus import KEPT_BACK, SEED, TUNED, Query, hand_written, prepare  # noqa: E402
 
 from corral.adapters.embedder.static import StaticEmbedder  # noqa: E402
 from corral.adapters.index.local import LocalIndexStore  # noqa: E402
@@ -61,7 +61,7 @@ def corpus(raw: Path, work: Path, names: tuple[str, ...], per_repository: int) -
     for name in names:
         if name not in stored:
             shutil.rmtree(roots[name], ignore_errors=True)
-            stored[name] = [asdict(query) for query in prepare(raw / name, roots[name], per_repository, seed=11)]
+            stored[name] = [asdict(query) for query in prepare(raw / name, roots[name], per_repository, seed=SEED)]
             listing.parent.mkdir(parents=True, exist_ok=True)
             listing.write_text(json.dumps(stored))
     queries = [
@@ -74,25 +74,30 @@ def corpus(raw: Path, work: Path, names: tuple[str, ...], per_repository: int) -
 
 
 def keyword_engine(root: Path) -> Callable[[str], list[str]]:
-    """What an agent does with grep: files by how many of the question's words they hold, rare words first."""
+    """What an agent does with grep, at its best: files by BM25 over words as they are written."""
     from corral.jobs.codebase_indexing.languages import language_of
 
-    texts = {}
+    words_of_file: dict[str, Counter[str]] = {}
     for path in root.rglob("*"):
         name = str(path.relative_to(root))
         if path.is_file() and ".git/" not in name and language_of(name):
-            texts[name] = path.read_text("utf-8", "replace").lower()
-    words_of_file = {name: set(re.findall(r"[a-z_][a-z0-9_]{2,}", text)) for name, text in texts.items()}
-    spread: Counter[str] = Counter(word for words in words_of_file.values() for word in words)
+            text = path.read_text("utf-8", "replace").lower()
+            words_of_file[name] = Counter(re.findall(r"[a-z_][a-z0-9_]{2,}", text))
+    lengths = {name: words.total() for name, words in words_of_file.items()}
+    mean = sum(lengths.values()) / max(1, len(lengths))
+    where: defaultdict[str, list[str]] = defaultdict(list)
+    for name, words in words_of_file.items():
+        for word in words:
+            where[word].append(name)
 
     def ask(query: str) -> list[str]:
-        asked = set(re.findall(r"[a-z_][a-z0-9_]{2,}", query.lower()))
-        rare = {word: math.log(len(texts) / spread[word]) for word in asked if word in spread}
-        scored = [
-            (sum(rare.get(word, 0.0) * (1 + math.log(texts[name].count(word))) for word in asked & words), name)
-            for name, words in words_of_file.items()
-        ]
-        return [name for score, name in sorted(scored, key=lambda pair: (-pair[0], pair[1]))[:10] if score > 0]
+        scores: Counter[str] = Counter()
+        for word in set(re.findall(r"[a-z_][a-z0-9_]{2,}", query.lower())):
+            rarity = math.log(1 + (len(lengths) - len(where[word]) + 0.5) / (len(where[word]) + 0.5))
+            for name in where[word]:
+                count = words_of_file[name][word]
+                scores[name] += rarity * 2.2 * count / (count + 1.2 * (0.25 + 0.75 * lengths[name] / mean))
+        return [name for name, _ in sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:10]]
 
     return ask
 
@@ -108,7 +113,7 @@ def main() -> None:
     parser.add_argument("--semble-python", type=Path)
     parser.add_argument("--semble-model", type=Path)
     parser.add_argument("--part", choices=["tuned", "kept_back"], default="tuned")
-    parser.add_argument("--per-repository", type=int, default=60)
+    parser.add_argument("--per-repository", type=int, default=150)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     names = TUNED if arguments.part == "tuned" else KEPT_BACK
@@ -119,6 +124,7 @@ def main() -> None:
     embedder = StaticEmbedder()
     scores: defaultdict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     times: defaultdict[str, list[float]] = defaultdict(list)
+    cpu_times: defaultdict[str, list[float]] = defaultdict(list)
     builds: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     lines = size = index_size = files = 0
 
@@ -149,15 +155,15 @@ def main() -> None:
             ("corral", CodeSearch(store, embedder)),
             ("words alone", CodeSearch(store, None)),
         ):
-            answers = []
-            search.search_now(name, "warm up", limit=30)
-            for query in asked:
-                began = time.perf_counter()
-                hits = search.search_now(name, query.text, limit=30)
-                times[engine].append(time.perf_counter() - began)
-                answers.append(paths_of(hits))
-            search.close()
+            answers = [paths_of(search.search_now(name, query.text, limit=30)) for query in asked]
             note(engine, asked, answers)
+            for limit in (10, 30):  # after the answers, so that the searcher is warm
+                for query in asked:
+                    began, cpu = time.perf_counter(), time.thread_time()
+                    search.search_now(name, query.text, limit=limit)
+                    times[f"{engine}, {limit} hits"].append(time.perf_counter() - began)
+                    cpu_times[f"{engine}, {limit} hits"].append(time.thread_time() - cpu)
+            search.close()
         ask = keyword_engine(root)
         note("keyword", asked, [ask(query.text) for query in asked])
         if arguments.semble_python:
@@ -174,12 +180,13 @@ def main() -> None:
             ).stdout  # fmt: skip
             told = json.loads(printed.splitlines()[-1])
             note("semble", asked, told["answers"])
-            times["semble"] += told["times"]
+            times["semble, 30 hits"] += told["times"]
+            cpu_times["semble, 30 hits"] += told["cpu_times"]
             builds["semble"][0] += told["build_s"]
             builds["semble"][1] += told["build_cpu_s"]
-    report(scores, times, builds, files, lines, size, index_size)
+    report(scores, (times, cpu_times), builds, files, lines, size, index_size)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"scores": scores, "builds": builds}))
+        arguments.json.write_text(json.dumps({"scores": scores, "builds": builds, "times": times, "cpu": cpu_times}))
 
 
 def report(scores, times, builds, files: int, lines: int, size: int, index_size: int) -> None:  # noqa: ANN001 - a printer
@@ -187,12 +194,13 @@ def report(scores, times, builds, files: int, lines: int, size: int, index_size:
     print(f"{files:,} files, {lines:,} lines, {size / 1e6:.1f} MB of source; index {index_size / size:.2f} of it")
     for engine, (wall, cpu) in builds.items():
         print(f"build {engine}: {wall:.1f} s wall, {cpu:.1f} s cpu, {lines / cpu:,.0f} lines/s of cpu")
-    print(f"{'NDCG@10 of files':<18}" + "".join(f"{kind:>12}" for kind in kinds) + f"{'p50 ms':>10}{'p99 ms':>10}")
+    print(f"{'NDCG@10 of files':<18}" + "".join(f"{kind:>12}" for kind in kinds))
     for engine, per_kind in scores.items():
-        row = "".join(f"{np.mean(per_kind[kind]):>12.3f}" for kind in kinds)
-        spent = sorted(times.get(engine, [0.0]))
-        p50, p99 = spent[len(spent) // 2] * 1e3, spent[int(len(spent) * 0.99)] * 1e3
-        print(f"{engine:<18}{row}{p50:>10.2f}{p99:>10.2f}")
+        print(f"{engine:<18}" + "".join(f"{np.mean(per_kind[kind]):>12.3f}" for kind in kinds))
+    print(f"{'ms a query':<24}" + "".join(f"{name:>10}" for name in ("p50", "p99", "p50 cpu", "p99 cpu")))
+    for engine in times[0]:
+        row = [float(np.quantile(spent[engine], part)) * 1e3 for spent in times for part in (0.5, 0.99)]
+        print(f"{engine:<24}" + "".join(f"{value:>10.2f}" for value in row))
     for other in scores:
         if other != "corral":
             for kind in kinds:

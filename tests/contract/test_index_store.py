@@ -129,6 +129,36 @@ def test_chunks_come_with_their_text_in_the_order_asked(store: IndexStore) -> No
     assert [chunk.text for chunk in reader.file_chunks("a.py")] == ["first line", "second line"]
 
 
+def test_a_chunk_tells_which_words_it_holds(store: IndexStore) -> None:
+    fill(store, file("pin.py", "alpha beta", "gamma"))
+    with write(store) as writer:  # what the base wrote is read through the next generation too
+        writer.add(file("other.py", "delta"), vectors(AXIS[0]))
+        writer.publish(commit="c2")
+    reader = store.open(NAME)
+    assert reader is not None
+    uids = [chunk.uid for path in ("pin.py", "other.py") for chunk in reader.file_chunks(path)]
+    held = reader.held(np.array(uids), ["beta", "gamma", "pin", "delta"])
+    assert held.shape == (3, 4)
+    have = [["beta", "pin"], ["gamma", "pin"], ["delta"]]
+    for row, words in zip(held.tolist(), have, strict=True):
+        missing = set(words) - {w for w, has in zip(["beta", "gamma", "pin", "delta"], row, strict=True) if has}
+        assert not missing
+    assert reader.held(np.array(uids), []).shape == (3, 0)
+
+
+def test_hardly_a_chunk_seems_to_hold_what_it_does_not(store: IndexStore) -> None:
+    letters = "bcdfghjklm"
+    words = [f"{one}a{two}" for one in letters for two in letters]
+    body = " ".join(words[:80])
+    fill(store, file("a.py", body))
+    reader = store.open(NAME)
+    assert reader is not None
+    uids = np.array([chunk.uid for chunk in reader.file_chunks("a.py")])
+    assert reader.held(uids, words_of(body).split()).all()
+    absent = [f"{word}{last}" for word in words for last in letters]
+    assert reader.held(uids, absent).mean() < 0.1
+
+
 def test_weights_of_fields_count(store: IndexStore) -> None:
     fill(store, file("plain.py", "pin"), file("pin.py", "other"))
     reader = store.open(NAME)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +12,7 @@ import numpy as np
 import tantivy
 
 from corral.adapters.index.local_layout import Manifest, open_words
+from corral.adapters.index.local_lines import LineCache
 from corral.adapters.index.local_segment import Segment, SegmentEntry, open_segment
 from corral.adapters.index.local_text import TextCodec
 from corral.adapters.index.port import (
@@ -28,12 +27,12 @@ from corral.adapters.index.port import (
     SymbolRow,
     path_fits,
 )
+from corral.adapters.index.signature import SIGNATURE_BYTES, held
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FILTERED_LIMIT = 3000
-_KEPT_TEXTS = 256
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class LocalIndexReader:
         self.manifest = manifest
         self.parts = [Part(open_segment(folder, entry), entry) for entry in manifest.segments]
         self.codec = TextCodec((folder / manifest.dictionary).read_bytes() if manifest.dictionary else b"")
-        self._lines: OrderedDict[tuple[str, int], list[str]] = OrderedDict()
+        self._lines = LineCache()
         self._index = open_words(folder / "words")
         self._schema = self._index.schema
         self._searcher = self._index.searcher()
@@ -178,6 +177,15 @@ class LocalIndexReader:
                 out[inside] = part.segment.unpacked_vectors(rows)
         return out
 
+    def held(self, uids: NDArray[np.int64], words: Sequence[str]) -> NDArray[np.bool_]:
+        """Which words each chunk holds, with some wrong yes."""
+        signatures = np.zeros((len(uids), SIGNATURE_BYTES), dtype=np.uint8)
+        for part in self.parts:
+            inside, rows = part.segment.rows_of_chunks(uids)
+            if len(rows):
+                signatures[inside] = part.segment.signatures(rows)
+        return held(signatures, words)
+
     def chunks(self, uids: Sequence[int]) -> list[StoredChunk]:
         """Chunks with their text, in the order asked."""
         wanted = np.array(uids, dtype=np.int64)
@@ -201,22 +209,16 @@ class LocalIndexReader:
             symbol=chunk.symbol,
             kind=chunk.kind,
             defines=chunk.defines,
-            text="\n".join(self._lines_of(segment, file_row)[chunk.start_line - 1 : chunk.end_line]),
+            text=self._lines.lines(
+                (segment.name, file_row), lambda: self._bytes(segment, file_row), chunk.start_line, chunk.end_line
+            ),
         )
 
-    def _lines_of(self, segment: Segment, file_row: int) -> list[str]:
-        """A file's lines; those of the files asked for last are kept, as questions of one task are about few files."""
-        place = (segment.name, file_row)
-        lines = self._lines.get(place)
-        if lines is None:
-            lines = self._lines[place] = self._text(segment, file_row).split("\n")
-            while len(self._lines) > _KEPT_TEXTS:
-                with contextlib.suppress(KeyError):  # another thread was here first
-                    self._lines.popitem(last=False)
-        return lines
-
     def _text(self, segment: Segment, file_row: int) -> str:
-        return self.codec.decompress(segment.packed_text(file_row)).decode("utf-8", "replace")
+        return self._bytes(segment, file_row).decode("utf-8", "replace")
+
+    def _bytes(self, segment: Segment, file_row: int) -> bytes:
+        return self.codec.decompress(segment.packed_text(file_row))
 
     def paths(self, file_ids: Sequence[int]) -> dict[int, str]:
         """File id to path."""

@@ -33,6 +33,7 @@ from corral.adapters.index.local_text import (
     vector_dtype,
 )
 from corral.adapters.index.port import ChunkRow, FileRow, SymbolRow
+from corral.adapters.index.signature import signatures_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,7 +111,8 @@ class SegmentWriter:
     def add(self, file_id: int, first_uid: int, file: FileRow, vectors: NDArray[np.int8]) -> None:
         """Append a file whose chunks get the numbers from ``first_uid`` on."""
         self._texts.add(file.text.encode("utf-8", "replace"))
-        self._vectors.write(pack_vectors(np.asarray(vectors, dtype=np.int8)).tobytes())
+        signatures = signatures_of(chunk.fields for chunk in file.chunks)
+        self._vectors.write(pack_vectors(np.asarray(vectors, dtype=np.int8), signatures).tobytes())
         self._add_rows(file_id, range(first_uid, first_uid + len(file.chunks)), file)
 
     def skip(self, file_id: int, path: str, blob: str, reason: str) -> None:
@@ -410,6 +412,11 @@ class Segment:
     def unpacked_vectors(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
         """Vectors of chunks, (n, dimension), unit length but for rounding."""
         return unpack_vectors(self.vectors[rows], self.dimension)
+
+    def signatures(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Signatures of chunks' words, (n, ``SIGNATURE_BYTES``)."""
+        found: NDArray[np.uint8] = self.vectors["words"][rows]
+        return found
 
     def _name(self, number: int) -> str:
         return _text(self._names[number])

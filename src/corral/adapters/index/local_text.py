@@ -1,4 +1,4 @@
-"""Texts and vectors as the local index keeps them: small, and each to be had alone.
+"""Texts, vectors and signatures as the local index keeps them: small, and each to be had alone.
 
 Texts are compressed one by one, so that reading a hit costs one short read, with a dictionary made from the first of
 them, so that short files shrink as much as long ones. Vectors are four bits a number with a scale for each vector.
@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from corral.adapters.index.signature import SIGNATURE_BYTES
 from corral.errors import ExtraMissing
 
 if sys.version_info >= (3, 14):
@@ -108,17 +109,21 @@ class PackWriter:
 
 
 def vector_dtype(dimension: int) -> np.dtype[Any]:
-    """One stored vector: its scale, then the first half of its numbers in low and the second in high four bits."""
-    return np.dtype([("scale", "<f2"), ("packed", "u1", (-(-dimension // 2),))])
+    """One chunk's row: its vector as a scale and numbers of four bits, and the signature of its words.
+
+    The first half of the numbers is in the low, the second in the high four bits.
+    """
+    return np.dtype([("scale", "<f2"), ("packed", "u1", (-(-dimension // 2),)), ("words", "u1", (SIGNATURE_BYTES,))])
 
 
-def pack_vectors(vectors: NDArray[np.int8]) -> NDArray[Any]:
-    """Vectors (n, dimension), 127 standing for 1, as ``vector_dtype``."""
+def pack_vectors(vectors: NDArray[np.int8], signatures: NDArray[np.uint8]) -> NDArray[Any]:
+    """Vectors (n, dimension), 127 standing for 1, and signatures (n, ``SIGNATURE_BYTES``) as ``vector_dtype``."""
     count, dimension = vectors.shape
     half = -(-dimension // 2)
     out = np.zeros(count, dtype=vector_dtype(dimension))
     if not count:
         return out
+    out["words"] = signatures
     largest = np.abs(vectors.astype(np.float32)).max(axis=1)
     out["scale"] = largest / (127 * _LEVELS)
     steps = np.divide(np.float32(_LEVELS), largest, out=np.zeros_like(largest), where=largest > 0)

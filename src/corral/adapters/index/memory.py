@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from corral.adapters.index.port import (
+    FIELDS,
     Candidates,
     ChunkRow,
     FileRow,
@@ -165,6 +166,16 @@ class MemoryIndexReader:
 
         rows = [self._by_uid[uid][0].vectors[uid - self._by_uid[uid][0].first_uid] for uid in uids.tolist()]
         return np.array(rows, dtype=np.float32).reshape(len(rows), self.state.dimension) / np.float32(127)
+
+    def held(self, uids: NDArray[np.int64], words: Sequence[str]) -> NDArray[np.bool_]:
+        """Which words each chunk holds, without a wrong yes."""
+        import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
+
+        fields = [self._by_uid[uid][1].fields for uid in uids.tolist()]
+        have = [{word for name in FIELDS for word in row.get(name, "").split()} for row in fields]
+        return np.array([[word in one for word in words] for one in have], dtype=np.bool_).reshape(
+            len(uids), len(words)
+        )
 
     def chunks(self, uids: Sequence[int]) -> list[StoredChunk]:
         """Chunks with their text."""

@@ -204,6 +204,10 @@ class IndexReader(Protocol):
         """Vectors of chunks, (n, dimension), unit length but for rounding."""
         ...
 
+    def held(self, uids: NDArray[np.int64], words: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of some words each chunk has in its fields, (n, words); a few per cent of the yes may be wrong."""
+        ...
+
     def chunks(self, uids: Sequence[int]) -> list[StoredChunk]:
         """Chunks with their text, in the order asked; unknown ones are left out."""
         ...

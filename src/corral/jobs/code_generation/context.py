@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
+from corral.jobs.code_generation.parts import SearchHitLike
 from corral.jobs.code_generation.source_text import NotTextError, SourceText
 from corral.jobs.code_generation.worktree import PathRefusedError, Worktree
 
@@ -111,6 +112,18 @@ def instructions_of(worktree: Worktree, *, limit: int) -> str:
             said.append(f"[{path}]\n{text.strip()}")
     told = "\n\n".join(said)
     return told if len(told) <= limit else told[:limit] + "…"
+
+
+def related_code(hits: Sequence[SearchHitLike], *, limit: int) -> str:
+    """What the code index has for the task, best first, as long as whole pieces fit into ``limit`` characters."""
+    shown: list[str] = []
+    for hit in hits:
+        piece = f"[{hit.path}:{hit.start_line}-{hit.end_line}]\n{hit.text.rstrip()}"
+        limit -= len(piece) + 2
+        if limit < 0:
+            break
+        shown.append(piece)
+    return "\n\n".join(shown)
 
 
 def text_of(worktree: Worktree, path: str) -> str | None:

@@ -1,7 +1,7 @@
 """Which chunks answer a question best: words by field, vectors, and what the path says.
 
-The steps are those that docs/decisions/0051 lists with what each brings; the numbers were set beforehand, not fitted to
-``benchmarks/search``, which judges them.
+The steps are those that docs/decisions/0051 lists with what each brings, and on which part of
+``benchmarks/search`` the numbers were chosen; the other part judges them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from corral.adapters.index.port import Candidates
+    from corral.adapters.index.port import Candidates, StoredChunk
 
-RANKING_VERSION = 1
+RANKING_VERSION = 2
 """Part of every index's identity, as ``path_prior`` is stored with the chunks."""
 
-CANDIDATES = 300
-"""How many of the best chunks by words are looked at with vectors; a full scan finds nothing better."""
+CANDIDATES = 150
+"""How many of the best chunks by words are ranked anew; docs/decisions/0051 has what 100 to 500 give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +34,25 @@ class Weights:
     """What counts how much."""
 
     body: float = 1.0
-    names: float = 1.2
+    names: float = 0.6
     path: float = 0.5
-    stem: float = 0.8
+    stem: float = 0.4
     exact: float = 3.0
     #: Factor on words of questions that say little (``return``, ``function``, ``value``).
     faint: float = 0.4
     #: Beside the embedder's own fusion weight.
     vectors: float = 1.0
-    defines: float = 1.08
+    defines: float = 1.15
+    #: What a chunk loses that has none of the question's words; each word it has gives its part back.
+    coverage: float = 0.6
+    #: Power of the prior by path, for questions in prose.
+    prior: float = 1.5
     #: A file's n-th chunk counts this to the power of n.
     repeat: float = 0.55
     #: What a file's second and third chunk add to its first.
-    company: tuple[float, float] = (0.18, 0.08)
+    company: tuple[float, float] = (0.22, 0.1)
     #: For the part of the file's stem that the question names.
-    stem_match: float = 0.25
+    stem_match: float = 0.1
 
 
 WEIGHTS = Weights()
@@ -195,68 +200,96 @@ class Ranked:
     similarities: NDArray[np.float32]
 
 
-def rank(
-    question: Question,
-    candidates: Candidates,
-    similarities: NDArray[np.float32] | None,
-    fusion_weight: float,
-    *,
-    stems: Mapping[int, frozenset[str]],
-    weights: Weights = WEIGHTS,
-) -> Ranked:
-    """Order the candidates.
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of the candidates beside their score by words.
 
-    Args:
-        question: What was asked.
-        candidates: The best chunks by words.
+    Attributes:
+        held: Which of the question's words each has, (candidates, words); a few wrong yes do no harm.
         similarities: Cosine of each with the question; None leaves vectors out.
         fusion_weight: The embedder's.
         stems: File id to the words of its stem.
-        weights: What counts how much.
     """
+
+    held: NDArray[np.bool_]
+    similarities: NDArray[np.float32] | None
+    fusion_weight: float
+    stems: Mapping[int, frozenset[str]]
+
+
+def rank(question: Question, candidates: Candidates, evidence: Evidence, weights: Weights = WEIGHTS) -> Ranked:
+    """Order the candidates."""
     import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
 
-    top = float(candidates.scores.max(initial=0.0))
-    scores = candidates.scores / np.float32(top or 1.0)
-    if similarities is not None and fusion_weight and not question.bare:
+    one = np.float32(1)
+    scores = candidates.scores / np.float32(float(candidates.scores.max(initial=0.0)) or 1.0)
+    similarities = None if question.bare else evidence.similarities
+    if similarities is not None and evidence.fusion_weight:
         nearest = float(similarities.max(initial=0.0))
         if nearest > 0:
-            scores = scores + np.float32(fusion_weight * weights.vectors / nearest) * np.maximum(similarities, 0)
-    priors = np.sqrt(np.sqrt(candidates.priors)) if question.wants_odd else candidates.priors
-    scores = scores * priors * np.where(candidates.defines, np.float32(weights.defines), np.float32(1))
-    asked = {word for word, weight in question.words if weight >= 1}
-    if asked:
-        bonus = np.array(
-            [_overlap(stems.get(file, frozenset()), asked) for file in candidates.files.tolist()], dtype=np.float32
-        )
-        scores = scores * (1 + np.float32(weights.stem_match) * bonus)
+            scores += np.float32(evidence.fusion_weight * weights.vectors / nearest) * np.maximum(similarities, 0)
+    scores *= _prior(question, candidates.priors, weights)
+    scores *= np.where(candidates.defines, np.float32(weights.defines), one)
+    if len(question.words) > 1:
+        share = _covered(question, evidence.held)
+        scores *= 1 - np.float32(weights.coverage) * (1 - share)
+    scores *= 1 + np.float32(weights.stem_match) * _named(question, candidates.files, evidence.stems)
     scores = _with_company(candidates.files, scores, weights)
     order = np.argsort(-scores, kind="stable")
     none = np.zeros(len(scores), dtype=np.float32)
-    return Ranked(order, scores, none if similarities is None or question.bare else similarities)
+    return Ranked(order, scores, none if similarities is None else similarities)
+
+
+def _prior(question: Question, priors: NDArray[np.float32], weights: Weights) -> NDArray[np.float32]:
+    import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
+
+    if question.wants_odd:
+        return np.sqrt(np.sqrt(priors))
+    # A bare name is where it is, but a question in prose that tests or documents repeat is seldom about them.
+    return priors if question.bare else priors ** np.float32(weights.prior)
+
+
+def _covered(question: Question, held: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Which part of the question each candidate speaks of; words that few candidates have count more."""
+    import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
+
+    weight = np.array([weight for _, weight in question.words], dtype=np.float32)
+    weight *= np.log1p(1 / (held.mean(axis=0, dtype=np.float32) + np.float32(1e-3)))
+    share: NDArray[np.float32] = held.astype(np.float32) @ (weight / weight.sum())
+    return share
+
+
+def _named(question: Question, files: NDArray[np.int64], stems: Mapping[int, frozenset[str]]) -> NDArray[np.float32]:
+    """Which part of its file's stem the question names, for each candidate."""
+    import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
+
+    asked = {word for word, weight in question.words if weight >= 1}
+    listed = files.tolist()
+    overlap = {file: _overlap(stems.get(file, frozenset()), asked) for file in set(listed)}
+    return np.array([overlap[file] for file in listed], dtype=np.float32)
 
 
 def _overlap(stem_words: frozenset[str], asked: set[str]) -> float:
-    return len(stem_words & asked) / len(stem_words) if stem_words else 0.0
+    return 0.0 if stem_words.isdisjoint(asked) else len(stem_words & asked) / len(stem_words)
 
 
 def _with_company(files: NDArray[np.int64], scores: NDArray[np.float32], weights: Weights) -> NDArray[np.float32]:
     """Repeats from one file fade; a file with several good chunks lifts its best one."""
     import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
 
-    values = scores.tolist()
-    seen: dict[int, list[int]] = {}
-    names = files.tolist()
-    for index in np.argsort(-scores, kind="stable").tolist():
-        seen.setdefault(names[index], []).append(index)
-    for indexes in seen.values():
-        best = values[indexes[0]]
-        for share, index in zip(weights.company, indexes[1:], strict=False):
-            best += share * values[index]
-        for position, index in enumerate(indexes[1:], start=1):
-            values[index] *= weights.repeat**position
-        values[indexes[0]] = best
-    return np.array(values, dtype=np.float32)
+    order = np.lexsort((-scores, files))  # file by file, its best chunk first
+    grouped = files[order]
+    begins = np.flatnonzero(np.concatenate([[True], grouped[1:] != grouped[:-1]]))
+    sizes = np.diff(np.append(begins, len(order)))
+    position = np.arange(len(order)) - np.repeat(begins, sizes)
+    sorted_scores = scores[order]
+    faded = sorted_scores * np.float32(weights.repeat) ** position.astype(np.float32)
+    for place, share in enumerate(weights.company, start=1):
+        more = begins[sizes > place]
+        faded[more] += np.float32(share) * sorted_scores[more + place]
+    out = np.empty_like(scores)
+    out[order] = faded
+    return out
 
 
 def stem_words(path: str) -> frozenset[str]:
@@ -268,19 +301,28 @@ def stem_words(path: str) -> frozenset[str]:
     return frozenset(stem(part) for part in split_identifier(name))
 
 
-def why(question: Question, symbol: str, path: str, text: str, similarity: float) -> str:
-    """In a few words, what made this a hit."""
+def why(question: Question, chunk: StoredChunk, held: Sequence[bool], similarity: float) -> str:
+    """In a few words, what made this a hit.
+
+    Args:
+        question: What was asked.
+        chunk: The hit.
+        held: Which of the question's words its signature has.
+        similarity: Cosine; 0 when vectors were left out.
+    """
     reasons: list[str] = []
-    if symbol and compact(symbol.rpartition(".")[2]) in question.names:
-        reasons.append(f"defines {symbol}")
-    asked = [word for word, weight in question.words if weight >= 1]
-    in_name = _shared(asked, words_of(symbol))
+    if question.names and chunk.symbol and compact(chunk.symbol.rpartition(".")[2]) in question.names:
+        reasons.append(f"defines {chunk.symbol}")
+    asked = [word for (word, weight), has in zip(question.words, held, strict=True) if has and weight >= 1]
+    name_words, path_words = _word_set(chunk.symbol), _word_set(chunk.path)
+    in_name = [word for word in asked if word in name_words]
     if in_name and not reasons:
         reasons.append(f"name has {', '.join(in_name[:4])}")
-    in_path = [word for word in _shared(asked, words_of(path)) if word not in in_name]
+    in_path = [word for word in asked if word in path_words and word not in in_name]
     if in_path:
         reasons.append(f"path has {', '.join(in_path[:4])}")
-    in_text = [word for word in _shared(asked, words_of(text)) if word not in in_name and word not in in_path]
+    text = chunk.text.lower().replace("_", "")
+    in_text = [word for word in asked if word not in in_name and word not in in_path and _root(word) in text]
     if in_text:
         reasons.append(f"text has {', '.join(in_text[:6])}")
     if similarity > 0.3:
@@ -288,6 +330,11 @@ def why(question: Question, symbol: str, path: str, text: str, similarity: float
     return "; ".join(reasons) or "some words in common"
 
 
-def _shared(asked: Sequence[str], words: str) -> list[str]:
-    have = set(words.split())
-    return [word for word in asked if word in have]
+@lru_cache(maxsize=1 << 14)
+def _word_set(text: str) -> frozenset[str]:
+    return frozenset(words_of(text).split())
+
+
+def _root(word: str) -> str:
+    """What every spelling of a stem begins with: a ``y`` may stand for ``ies``."""
+    return word.removesuffix("y")

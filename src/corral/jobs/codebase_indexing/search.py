@@ -25,6 +25,7 @@ from corral.errors import SearchFailed
 from corral.jobs.codebase_indexing.ranking import (
     CANDIDATES,
     WEIGHTS,
+    Evidence,
     Weights,
     rank,
     stem_words,
@@ -269,22 +270,24 @@ class CodeSearch:
             return []
         self._learn_stems(opened, found.files.tolist())
         weight = embedder.fusion_weight if embedder is not None else 0.0
-        ranked = rank(question, found, similarities, weight, stems=opened.stems, weights=self._weights)
-        best = ranked.order[:limit].tolist()
-        chunks = {chunk.uid: chunk for chunk in reader.chunks([int(found.uids[index]) for index in best])}
+        held = reader.held(found.uids, [word for word, _ in question.words])
+        evidence = Evidence(held, similarities, weight, opened.stems)
+        ranked = rank(question, found, evidence, self._weights)
+        best = ranked.order[:limit]
+        places = dict(zip(found.uids[best].tolist(), best.tolist(), strict=True))
         hits = []
-        for index in best:
-            chunk = chunks.get(int(found.uids[index]))
-            if chunk is not None:
-                reason = why(question, chunk.symbol, chunk.path, chunk.text, float(ranked.similarities[index]))
-                hits.append(_hit(chunk, float(ranked.scores[index]), reason))
+        for chunk in reader.chunks(list(places)):
+            index = places[chunk.uid]
+            reason = why(question, chunk, held[index].tolist(), float(ranked.similarities[index]))
+            hits.append(_hit(chunk, float(ranked.scores[index]), reason))
         return hits
 
     @staticmethod
     def _learn_stems(opened: _Open, files: Sequence[int]) -> None:
-        missing = list({file for file in files if file not in opened.stems})
+        missing = set(files) - opened.stems.keys()
         if missing:
-            opened.stems.update((file, stem_words(path)) for file, path in opened.reader.paths(missing).items())
+            paths = opened.reader.paths(list(missing))
+            opened.stems.update((file, stem_words(path)) for file, path in paths.items())
 
     # --- around a file
 

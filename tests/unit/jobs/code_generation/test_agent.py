@@ -4,7 +4,7 @@ import asyncio
 import json
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from tests.unit.jobs.code_generation.stage import EDIT, FINISH, Stage, calls, last_told, scripted
@@ -13,6 +13,7 @@ from corral.adapters.llm.port import Finish, ModelAnswer, ModelTraits, Usage
 from corral.errors import LlmFailed
 from corral.jobs.code_generation.payload import Budget, EditFormat
 from corral.jobs.code_generation.result import EndReason
+from corral.jobs.code_generation.session import CodeHit
 
 
 def stage_of(tmp_path: Path, *answers: Any, **options: Any) -> Any:
@@ -37,6 +38,22 @@ async def test_look_edit_finish_becomes_a_commit_that_the_tests_judged(tmp_path:
     assert commit["trailers"] == {"Generated-By": "corral", "Task": "t1", "Model": "scripted"}
     assert commit["author"] == "Corral <corral@localhost>"
     assert "left-behind" not in commit["files"], "what the tests wrote must not be committed"
+
+
+async def test_the_task_comes_with_what_the_index_found_for_it(tmp_path: Path) -> None:
+    class Index:
+        asked: ClassVar[list[str]] = []
+
+        async def search(self, project_id: str, query: str, *, limit: int = 10) -> list[CodeHit]:
+            self.asked.append(query)
+            assert limit > 1
+            return [CodeHit(path="calc.py", start_line=1, end_line=2, symbol="add", score=1.0, text="def add(a, b): …")]
+
+    stage, model = stage_of(tmp_path, calls(EDIT), calls(FINISH))
+    stage.search = Index()
+    await stage.run("Mend the sum")
+    assert Index.asked == ["Mend the sum"]
+    assert "<related_code>\n[calc.py:1-2]\ndef add(a, b): …\n</related_code>" in model.requests[0].messages[0].text
 
 
 async def test_progress_never_goes_back_and_names_its_stage(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from corral.jobs.code_generation.context import is_test, mentioned_names, target_file
+from corral.jobs.code_generation.context import is_test, mentioned_names, related_code, target_file
 from corral.jobs.code_generation.fences import code_of, has_elision
-from corral.jobs.code_generation.session import tokens_of
+from corral.jobs.code_generation.session import CodeHit, tokens_of
 
 FILES = ["README.md", "src/app/auth.py", "src/app/billing.py", "tests/test_auth.py", "web/login.ts"]
 
@@ -76,3 +76,10 @@ def test_code_that_only_resembles_one_is_none(code: str) -> None:
 
 def test_tokens_are_not_underestimated() -> None:
     assert tokens_of("x" * 3200) >= 1000
+
+
+def test_related_code_is_whole_pieces_until_the_limit() -> None:
+    hits = [CodeHit(path=f"{n}.py", start_line=1, end_line=2, symbol="", score=1.0, text="x" * 50) for n in range(3)]
+    assert related_code(hits, limit=140) == "\n\n".join(f"[{n}.py:1-2]\n{'x' * 50}" for n in range(2))
+    assert related_code(hits, limit=20) == ""
+    assert related_code([], limit=100) == ""

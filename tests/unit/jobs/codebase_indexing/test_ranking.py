@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from corral.adapters.index.port import Candidates
-from corral.jobs.codebase_indexing.ranking import path_prior, rank, stem_words, terms, understood, why
+from corral.adapters.index.port import Candidates, StoredChunk
+from corral.jobs.codebase_indexing.ranking import Evidence, path_prior, rank, stem_words, terms, understood, why
 
 
 @pytest.mark.parametrize(
@@ -58,32 +58,88 @@ def _candidates(*rows: tuple[int, float, float]) -> Candidates:
     )
 
 
+def order_of(
+    query: str,
+    found: Candidates,
+    *,
+    held: list[list[bool]] | None = None,
+    similarities: list[float] | None = None,
+    stems: dict[int, frozenset[str]] | None = None,
+) -> list[int]:
+    question = understood(query)
+    everything = np.ones((len(found.uids), len(question.words)), dtype=np.bool_)
+    evidence = Evidence(
+        held=everything if held is None else np.array(held),
+        similarities=None if similarities is None else np.array(similarities, dtype=np.float32),
+        fusion_weight=0.5,
+        stems=stems or {},
+    )
+    order: list[int] = rank(question, found, evidence).order.tolist()
+    return order
+
+
 def test_a_prior_can_turn_the_order() -> None:
     found = _candidates((1, 10.0, 0.5), (2, 8.0, 1.0))
-    assert rank(understood("some words"), found, None, 0.5, stems={}).order.tolist() == [1, 0]
-    assert rank(understood("test of some words"), found, None, 0.5, stems={}).order.tolist() == [0, 1]
+    assert order_of("some words", found) == [1, 0]
+    assert order_of("test of some words", found) == [0, 1]
 
 
 def test_repeats_of_a_file_fade() -> None:
     found = _candidates((1, 10.0, 1.0), (1, 9.9, 1.0), (1, 9.8, 1.0), (2, 7.0, 1.0))
-    assert rank(understood("some words"), found, None, 0.5, stems={}).order.tolist()[:2] == [0, 3]
+    assert order_of("some words", found)[:2] == [0, 3]
+
+
+def test_a_file_with_company_comes_before_a_lone_chunk_that_is_slightly_better() -> None:
+    found = _candidates((2, 10.0, 1.0), (1, 9.5, 1.0), (1, 9.0, 1.0))
+    assert order_of("some words", found)[0] == 1
+
+
+def test_the_candidates_are_left_as_they_were() -> None:
+    found = _candidates((1, 10.0, 0.5), (2, 8.0, 1.0))
+    order_of("some words", found, similarities=[0.5, 0.9])
+    assert found.scores.tolist() == [10.0, 8.0]
+
+
+def test_a_chunk_that_speaks_of_the_whole_question_beats_one_that_repeats_a_part() -> None:
+    found = _candidates((1, 10.0, 1.0), (2, 8.0, 1.0), (3, 1.0, 1.0))
+    query = "expire cached entries"
+    assert order_of(query, found) == [0, 1, 2]
+    assert order_of(query, found, held=[[True, False, False], [True, True, True], [True, False, False]])[0] == 1
+
+
+def test_words_that_every_candidate_has_tell_least() -> None:
+    found = _candidates((1, 10.0, 1.0), (2, 10.0, 1.0), (3, 1.0, 1.0), (4, 1.0, 1.0))
+    common, rare = [True, True, False], [True, False, True]
+    held = [common, rare, common, common]
+    assert order_of("expire cached entries", found, held=held)[0] == 1
 
 
 def test_vectors_move_prose_but_not_names() -> None:
     found = _candidates((1, 10.0, 1.0), (2, 9.0, 1.0))
-    similar = np.array([0.0, 0.9], dtype=np.float32)
-    assert rank(understood("some words"), found, similar, 0.5, stems={}).order[0] == 1
-    assert rank(understood("bare_name"), found, similar, 0.5, stems={}).order[0] == 0
+    assert order_of("some words", found, similarities=[0.0, 0.9])[0] == 1
+    assert order_of("bare_name", found, similarities=[0.0, 0.9])[0] == 0
 
 
 def test_the_files_own_name_counts() -> None:
-    found = _candidates((1, 10.0, 1.0), (2, 9.5, 1.0))
+    found = _candidates((1, 10.0, 1.0), (2, 9.8, 1.0))
     stems = {1: stem_words("src/other.py"), 2: stem_words("src/retry/__init__.py")}
-    assert rank(understood("retry with backoff"), found, None, 0.5, stems=stems).order[0] == 1
+    assert order_of("retry with backoff", found, stems=stems)[0] == 1
+
+
+def chunk(symbol: str, path: str, text: str) -> StoredChunk:
+    return StoredChunk(1, path, "python", 1, 1, symbol, "class", True, text)
 
 
 def test_why_says_what_matched() -> None:
-    question = understood("where does RetryPolicy wait for the network")
-    assert why(question, "RetryPolicy", "src/network.py", "def wait(): ...", 0.5) == (
-        "defines RetryPolicy; path has network; text has wait; means something similar (0.50)"
+    question = understood("where does RetryPolicy wait for the network and its queries")
+    hit = chunk("RetryPolicy", "src/network.py", "def wait(): return self.queries")
+    assert why(question, hit, [True] * len(question.words), 0.5) == (
+        "defines RetryPolicy; path has network; text has wait, query; means something similar (0.50)"
     )
+
+
+def test_why_names_no_word_that_is_not_there() -> None:
+    question = understood("wait for the network")
+    hit = chunk("Policy", "src/a.py", "def wait(): ...")
+    assert why(question, hit, [True, True], 0.0) == "text has wait"
+    assert why(question, hit, [False, False], 0.0) == "some words in common"

@@ -1,0 +1,63 @@
+"""Runs of lines out of files' texts; the texts that were asked for last are kept."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+KEPT_BYTES = 32_000_000
+_NEWLINE = ord("\n")
+
+
+class LineCache:
+    """Texts with the places of their lines; threads may share it.
+
+    Args:
+        limit_bytes: How much text is kept; questions of one task are about few files, and unpacking one costs more
+            than all the rest of an answer.
+    """
+
+    def __init__(self, limit_bytes: int = KEPT_BYTES) -> None:
+        self._limit = limit_bytes
+        self._kept: OrderedDict[Hashable, tuple[bytes, NDArray[np.int64]]] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def lines(self, key: Hashable, load: Callable[[], bytes], start: int, end: int) -> str:
+        """The lines from ``start`` to ``end``, which count from 1 and both belong to it, without a last newline.
+
+        Args:
+            key: Which text.
+            load: Reads it; called when it isn't kept.
+        """
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None:
+                self._kept.move_to_end(key)
+        text, breaks = kept or self._keep(key, load())
+        begin = int(breaks[start - 2]) + 1 if 2 <= start <= len(breaks) + 1 else (0 if start < 2 else len(text))
+        stop = int(breaks[end - 1]) if end <= len(breaks) else len(text)
+        return text[begin:stop].decode("utf-8", "replace")
+
+    def _keep(self, key: Hashable, text: bytes) -> tuple[bytes, NDArray[np.int64]]:
+        kept = text, np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == _NEWLINE)
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = kept
+                self._size += len(text)
+                while self._size > self._limit and len(self._kept) > 1:
+                    self._size -= len(self._kept.popitem(last=False)[1][0])
+        return kept
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._kept.clear()
+            self._size = 0
