@@ -262,12 +262,14 @@ def serve(*, folder: Path | None, http_port: int | None, host: str = "127.0.0.1"
         ExtraMissing: An extra is not installed.
     """
     from corral.adapters.embedder.factory import make_embedder  # noqa: PLC0415 - the ``index`` extra
+    from corral.adapters.index.factory import make_index_store  # noqa: PLC0415 - likewise
     from corral.adapters.index.local import LocalIndexStore  # noqa: PLC0415 - likewise
 
     if folder is not None and not folder.is_dir():
         raise ConfigurationError(f"expected a folder to serve, got {str(folder)!r}")
     settings = Settings()
-    store = LocalIndexStore(settings.data_dir / "indexes")
+    # A folder of this machine is nobody else's business.
+    store = LocalIndexStore(settings.data_dir / "indexes") if folder else make_index_store(settings)
     embedder = make_embedder(settings)
     local = LocalFolder(folder, store, embedder) if folder else None
     server = make_server(CodeSearch(store, embedder), folder=local)

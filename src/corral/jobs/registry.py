@@ -102,9 +102,9 @@ class Parts:
     @cached_property
     def index_store(self) -> IndexStore:
         """Where indexes are kept."""
-        from corral.adapters.index.local import LocalIndexStore  # noqa: PLC0415
+        from corral.adapters.index.factory import make_index_store  # noqa: PLC0415
 
-        return LocalIndexStore(self.settings.data_dir / "indexes")
+        return make_index_store(self.settings)
 
     @cached_property
     def code_search(self) -> CodeSearch:

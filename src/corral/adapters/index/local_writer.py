@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -29,6 +29,10 @@ _MAX_SEGMENTS = 8
 _IMMUTABLE = (".bin", ".pack")
 
 
+Sealed = Callable[[Path, Path | None, IndexState], None]
+"""Given a finished generation's folder, the folder of its base, and what it is."""
+
+
 class LocalIndexWriter:
     """The next generation of one index, in a folder of its own until it is published."""
 
@@ -42,8 +46,11 @@ class LocalIndexWriter:
         identity: str,
         embedder: str,
         dimension: int,
+        sealed: Sealed | None = None,
     ) -> None:
         self._index_folder = folder
+        self._base = base
+        self._sealed = sealed
         self._lock = lock
         self._generation = generation
         self._identity = identity
@@ -52,7 +59,7 @@ class LocalIndexWriter:
         self._base_reader = LocalIndexReader(base) if base else None
         self._published = False
         self._new = folder / generation_name(generation)
-        _sweep(folder, keep=self._current_folders())
+        sweep(folder, keep=self._current_folders())
         shutil.rmtree(self._new, ignore_errors=True)
         self._new.mkdir()
         if base:
@@ -235,7 +242,9 @@ class LocalIndexWriter:
         manifest = Manifest(state, tuple(self._segments), self._next_uid)
         (self._new / "manifest.json").write_text(manifest.dump())
         _sync_folder(self._new)
-        _replace(self._index_folder / "CURRENT", str(self._generation))
+        if self._sealed is not None:
+            self._sealed(self._new, self._base, state)
+        replace_text(self._index_folder / "CURRENT", str(self._generation))
         self._published = True
         return state
 
@@ -288,7 +297,7 @@ class LocalIndexWriter:
         self._lock.close()
 
 
-def _sweep(folder: Path, *, keep: set[str]) -> None:
+def sweep(folder: Path, *, keep: set[str]) -> None:
     """Remove generations that nobody will open again, and those of killed writers (the lock is ours)."""
     for path in folder.glob("g-*"):
         if path.name not in keep:
@@ -324,7 +333,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Replace a small file in one step."""
     new = path.with_name(path.name + ".new")
     new.write_text(text)
     new.replace(path)
