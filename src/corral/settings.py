@@ -119,6 +119,8 @@ class Settings(BaseSettings):
     index_store: str = "local"
     """Where indexes are kept: ``local``, in ``data_dir``; or ``s3://BUCKET/PREFIX``, for workers on several machines
     (keys and region by ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, or the machine's role)."""
+    index_memory_mb: int = Field(default=4096, ge=512)
+    """Most memory of a process that builds an index; one that needs more counts as crashed."""
     index_store_endpoint: str | None = None
     """Address of an S3-compatible server that is not Amazon's."""
 
