@@ -40,6 +40,8 @@ class LocalFolder:
     root: Path
     store: IndexStore
     embedder: Embedder
+    #: Whether repositories inside it are entered.
+    nested: bool = False
 
     @property
     def project_id(self) -> str:
@@ -54,9 +56,12 @@ class LocalFolder:
     def _refresh(self) -> None:
         from corral.adapters.index.port import IndexName  # noqa: PLC0415 - the ``index`` extra
         from corral.jobs.codebase_indexing.build import build  # noqa: PLC0415 - likewise
+        from corral.jobs.codebase_indexing.nested import NestedSource, with_inner_folders  # noqa: PLC0415 - likewise
         from corral.jobs.codebase_indexing.source import folder_source  # noqa: PLC0415 - likewise
 
-        build(folder_source(self.root), self.store, IndexName(self.project_id), self.embedder)
+        outer = folder_source(self.root)
+        source = with_inner_folders(self.root, outer) if self.nested else NestedSource(outer, {})
+        build(source, self.store, IndexName(self.project_id), self.embedder)
 
 
 def make_server(search: CodeSearch, *, folder: LocalFolder | None = None, version: str = "0") -> MCPServer:
@@ -271,7 +276,7 @@ def serve(*, folder: Path | None, http_port: int | None, host: str = "127.0.0.1"
     # A folder of this machine is nobody else's business.
     store = LocalIndexStore(settings.data_dir / "indexes") if folder else make_index_store(settings)
     embedder = make_embedder(settings)
-    local = LocalFolder(folder, store, embedder) if folder else None
+    local = LocalFolder(folder, store, embedder, nested=settings.index_nested) if folder else None
     server = make_server(CodeSearch(store, embedder), folder=local)
     if http_port is None:
         serve_stdio(server)

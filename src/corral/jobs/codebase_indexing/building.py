@@ -28,7 +28,7 @@ from corral.adapters.secrets import BetterleaksScanner, SecretMasker
 from corral.errors import ExtraMissing, ProcessDied, SearchFailed
 from corral.jobs.codebase_indexing.build import BuildOptions, BuildReport, build
 from corral.jobs.codebase_indexing.screening import ScreenedSource, WrappedSource
-from corral.jobs.codebase_indexing.source import CommitSource, Entry, Source
+from corral.jobs.codebase_indexing.source import Entry, Source
 from corral.queue.definition import JobTypeSpec
 from corral.queue.isolation import ProcessRunner
 from corral.queue.job import Job, ThreadJob
@@ -53,7 +53,7 @@ class Built:
 class Builder(Protocol):
     """Builds an index for a job."""
 
-    async def build(self, job: Job[Any], source: CommitSource, name: IndexName, options: BuildOptions) -> Built:
+    async def build(self, job: Job[Any], source: Source, name: IndexName, options: BuildOptions) -> Built:
         """Build, telling the job how far it is.
 
         Raises:
@@ -105,7 +105,7 @@ class ThreadBuilder:
         self._embedder = embedder
         self._masker = masker
 
-    async def build(self, job: Job[Any], source: CommitSource, name: IndexName, options: BuildOptions) -> Built:
+    async def build(self, job: Job[Any], source: Source, name: IndexName, options: BuildOptions) -> Built:
         """See ``Builder``; the thread of a cancelled job is waited for, so that what it had begun is thrown away."""
         stop = threading.Event()
         latest = (0, 1)
@@ -147,7 +147,7 @@ class Order:
     """What a building process is told."""
 
     settings: Settings
-    source: CommitSource
+    source: Source
     name: IndexName
     options: BuildOptions
     #: File in which it keeps the path that it is at.
@@ -169,7 +169,7 @@ class ProcessBuilder:
         self._settings = settings
         self._runner = ProcessRunner(JobTypeSpec(name="codebase-indexing", handler=body or build_in_process), size)
 
-    async def build(self, job: Job[Any], source: CommitSource, name: IndexName, options: BuildOptions) -> Built:
+    async def build(self, job: Job[Any], source: Source, name: IndexName, options: BuildOptions) -> Built:
         """See ``Builder``; cancelling kills the process with everything that it started."""
         with tempfile.NamedTemporaryFile(prefix="corral-indexing-at-") as at:
             order = Order(self._settings, source, name, options, Path(at.name))

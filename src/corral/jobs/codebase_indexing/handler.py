@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from corral.adapters.index.port import IndexName
 from corral.jobs.codebase_indexing.build import BuildOptions
 from corral.jobs.codebase_indexing.building import Builder
+from corral.jobs.codebase_indexing.nested import NestedSource, same_repository, submodule_addresses
 from corral.jobs.codebase_indexing.payload import CodebaseIndexing, IndexingResult
-from corral.jobs.codebase_indexing.source import CommitSource
+from corral.jobs.codebase_indexing.source import CommitSource, EntryKind, Source
 from corral.queue.job import Job
 
 
@@ -74,7 +77,7 @@ class CodebaseIndexingHandler:
         """Index the commit that the payload names.
 
         Raises:
-            UnknownProject: No such project.
+            UnknownProject: No such project, or none of those that are its submodules.
             GitFailed: The repository can't be fetched or read.
             SearchFailed: The index can't be written, or the embedder failed.
             ProcessDied: Building crashed, again and again.
@@ -83,7 +86,7 @@ class CodebaseIndexingHandler:
         project = await self._projects.get(asked.project_id)
         await job.progress({"percent": 0, "stage": "fetching"})
         commit = await self._mirrors.resolve(project, asked.commit_id or asked.branch)
-        source = CommitSource(self._mirrors.mirror(project).path, commit)
+        source = await self._with_submodules(project, CommitSource(self._mirrors.mirror(project).path, commit))
         branch = "" if asked.branch in {None, getattr(project, "default_branch", None)} else str(asked.branch)
         options = BuildOptions(full=asked.full_reindex, files=asked.files, ignore=self._ignore)
         done = await self._builder.build(job, source, IndexName(asked.project_id, branch), options)
@@ -106,3 +109,22 @@ class CodebaseIndexingHandler:
             embedder=state.embedder,
             cost_usd=built.cost_usd,
         )
+
+    async def _with_submodules(self, project: Any, source: CommitSource) -> Source:
+        """The commit with those submodules that are projects which its own registration names."""
+        allowed: Sequence[str] = getattr(project, "submodules", ())
+        if not allowed:
+            return NestedSource(source, {})  # an earlier index may have had some
+        git_dir = self._mirrors.mirror(project).path
+        addresses = await asyncio.to_thread(submodule_addresses, git_dir, source.commit, project.repository)
+        others = [await self._projects.get(other) for other in allowed]
+        inner: dict[str, Source] = {}
+        for entry in await asyncio.to_thread(source.entries) if addresses else ():
+            address = addresses.get(entry.path)
+            if entry.kind is not EntryKind.SUBMODULE or address is None:
+                continue
+            other = next((one for one in others if same_repository(one.repository, address)), None)
+            if other is not None:
+                commit = await self._mirrors.resolve(other, entry.blob)
+                inner[entry.path] = CommitSource(self._mirrors.mirror(other).path, commit)
+        return NestedSource(source, inner)
