@@ -209,3 +209,40 @@ async def test_secrets_are_starred_out_by_the_scanner_and_counted(
     (chunk,) = reader.file_chunks("pay.py")
     assert chunk.text == 'def charge_card():\n    stripe_key = "***"\n    return stripe_key'
     reader.close()
+
+
+async def test_a_hostile_repository_is_indexed_in_its_process(
+    settings: Settings, handler: Make, repository: Repository, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside.py"
+    outside.write_text("def zzyzx(): pass\n")
+    work = tmp_path / "work"
+    git(tmp_path, "clone", "-q", str(repository.bare), str(work))
+    (work / "new\nline.py").write_text("def odd_named(): pass\n")
+    (work / os.fsdecode(b"latin\xe9.py")).write_text("def latin_named(): pass\n")
+    for name, opening, closing in (("a.json", "[", "]"), ("b.js", "(", ")"), ("c.py", "(", ")"), ("d.c", "{", "}")):
+        (work / f"nested_{name}").write_text(opening * 3000 + closing * 3000)
+    (work / "nested_e.py").write_text("".join(" " * depth + "if x:\n" for depth in range(3000)) + " " * 3000 + "pass\n")
+    (work / "line.py").write_text("x = '" + "a b " * 240_000 + "'\n")
+    (work / "out.py").symlink_to(outside)
+    (work / "up").symlink_to("../..")
+    (work / "wide.py").write_bytes("def wide_thing(): pass\n".encode("utf-16"))
+    (work / "old.py").write_bytes("# caf\xe9\ndef old_thing(): pass\n".encode("latin-1"))
+    (work / ".gitmodules").write_text('[submodule "x"]\n\tpath = x\n\turl = ext::sh -c "touch /tmp/never"\n')
+    (work / ".gitattributes").write_text("* filter=evil diff=evil\n")
+    git(work, "add", "-A")
+    git(work, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-q", "-m", "hostile")
+    git(work, "push", "-q", "origin", "HEAD:main")
+    reporter = RecordingReporter()
+    result = await handler(ProcessBuilder(settings))(job_of(reporter))
+    assert not any("left out" in line for line in reporter.log_lines), "nothing crashed"
+    assert result.skipped["symlink"] == 2
+    assert paths(settings, "zzyzx") == []
+    for query, path in (
+        ("odd_named", "new\nline.py"),
+        ("latin_named", "latin\\xe9.py"),
+        ("wide_thing", "wide.py"),
+        ("old_thing", "old.py"),
+        ("good_one", "good.py"),
+    ):
+        assert paths(settings, query)[0] == path
