@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corral.errors import ConfigurationError, CorralError, ExtraMissing
+from corral.interfaces.identity import Authenticator, JwtVerifier, TokenStore
+from corral.interfaces.mcp_access import Guarded, caller
 from corral.jobs.codebase_indexing.search import CodeSearch, SearchHit
 from corral.settings import Settings
 
@@ -96,15 +98,19 @@ def serve_stdio(server: MCPServer) -> None:
     server.run("stdio")
 
 
-def http_app(server: MCPServer, *, path: str = "/mcp", host: str = "127.0.0.1") -> Any:
+def http_app(
+    server: MCPServer, *, path: str = "/mcp", host: str = "127.0.0.1", authenticator: Authenticator | None = None
+) -> Any:
     """An ASGI application that speaks streamable HTTP at ``path``; it holds no state between requests.
 
     Args:
         server: From ``make_server``.
         path: Where.
         host: The bind address, whose name requests must carry (against DNS rebinding).
+        authenticator: Who may come in, and to which projects; None lets everybody in.
     """
-    return server.streamable_http_app(streamable_http_path=path, stateless_http=True, json_response=True, host=host)
+    app = server.streamable_http_app(streamable_http_path=path, stateless_http=True, json_response=True, host=host)
+    return app if authenticator is None else Guarded(app, authenticator)
 
 
 class _Answers:
@@ -240,6 +246,9 @@ class _Answers:
 
     async def _project(self, project_id: str) -> str:
         if self._folder is None:
+            asking = caller()
+            if asking is not None and not asking.may_use_project(project_id):  # as if it did not exist
+                raise self._tool_error(f"project {project_id!r} has no index yet: add a codebase-indexing job for it")
             return project_id
         async with self._fresh:  # one refresh at a time; whoever waited finds nothing left to do
             await self._folder.refresh()
@@ -260,7 +269,8 @@ def serve(*, folder: Path | None, http_port: int | None, host: str = "127.0.0.1"
     Args:
         folder: Serve this folder, indexed under the data folder; None serves the projects that workers indexed.
         http_port: Listen there; None talks over standard input and output.
-        host: Bind address for HTTP. There is no login: keep it on loopback, or behind a proxy that has one.
+        host: Bind address for HTTP. For projects the same tokens are asked for as by the HTTP API, once there are any;
+            a folder has no login, so keep it on loopback.
 
     Raises:
         ConfigurationError: A setting is wrong, or there is no such folder.
@@ -280,5 +290,19 @@ def serve(*, folder: Path | None, http_port: int | None, host: str = "127.0.0.1"
     server = make_server(CodeSearch(store, embedder), folder=local)
     if http_port is None:
         serve_stdio(server)
-    else:
+    elif local is not None:
         server.run("streamable-http", host=host, port=http_port, stateless_http=True, json_response=True)
+    else:
+        asyncio.run(_serve_projects(server, settings, host, http_port))
+
+
+async def _serve_projects(server: MCPServer, settings: Settings, host: str, port: int) -> None:
+    import uvicorn  # noqa: PLC0415 - the ``mcp`` extra brings it
+
+    from corral.client import Corral  # noqa: PLC0415 - a folder or stdio needs no Redis
+
+    async with Corral(settings=settings) as corral:
+        authenticator = Authenticator(TokenStore(corral.redis), JwtVerifier.from_settings(settings))
+        await authenticator.refuse_public_bind(host)
+        app = http_app(server, host=host, authenticator=authenticator)
+        await uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="error")).serve()
