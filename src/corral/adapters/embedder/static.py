@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from corral.adapters.embedder.port import Embedded, Passage
 from corral.adapters.words import WORDS_VERSION, words_of
@@ -77,7 +77,7 @@ class StaticEmbedder:
             starts: list[int] = []
             filled: list[int] = []
             for number, text in enumerate(texts[begin : begin + _BATCH]):
-                found = {row for row in map(row_of.get, text.split()) if row is not None}
+                found = cast("set[int]", set(map(row_of.get, set(text.split()))) - {None})
                 if found:
                     starts.append(len(rows))
                     filled.append(begin + number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-import sqlite3
 import time
 import uuid
 from collections.abc import Callable
@@ -54,7 +53,7 @@ class LocalIndexStore:
             folder = self.folder(name) / generation_name(generation)
             try:
                 return LocalIndexReader(folder)
-            except (OSError, ValueError, KeyError, sqlite3.Error) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 # A writer may have published twice since CURRENT was read, and swept this generation away.
                 if attempt == _OPEN_TRIES - 1 or self.current(name) == generation:
                     raise SearchFailed(
@@ -109,7 +108,7 @@ class LocalIndexStore:
             )
         except BaseException as error:
             lock.close()
-            if isinstance(error, OSError | sqlite3.Error | ValueError):
+            if isinstance(error, OSError | ValueError):
                 raise disk_failed("begin", error) from error
             raise
 
@@ -154,7 +153,7 @@ class LocalIndexStore:
     def _usable(folder: Path, identity: str) -> Path | None:
         try:
             generation = folder / generation_name(int((folder / "CURRENT").read_text()))
-            if Manifest.load(generation / "manifest.json").state.identity == identity:
+            if Manifest.load(generation).state.identity == identity:
                 return generation
         except (OSError, ValueError, KeyError):
             pass

@@ -1,4 +1,4 @@
-"""The index store on a worker's own disk: Tantivy for words, SQLite for the catalogue, flat files for vectors and text.
+"""The index store on a worker's own disk: Tantivy for words, segments of columns, vectors and text for all else.
 
 ::
 
@@ -6,16 +6,15 @@
         LOCK            held (flock) by the one writer
         CURRENT         number of the published generation
         g-00000007/     one generation; never changed once published
-            manifest.json       what it is and which segment files it has
-            catalogue.sqlite    files, chunks, symbols, imports, what was skipped
-            columns.npy         per chunk: file, prior, defines (by uid)
-            vectors-*.bin       int8 rows by uid, immutable segments
-            text-*.pack         files' texts, each compressed, immutable segments
+            manifest.json       what it is, its segments and their dead files, the size of every file
+            columns-*.bin, vectors-*.bin, text-*.pack   segments (``local_segment``)
+            text-*.dict         the dictionary of the texts
             words/              Tantivy
 
-A new generation is a folder of hard links to the old one's immutable files, plus copies of the small mutable ones. It
-is published by replacing ``CURRENT``. So a search never sees half an index, a killed writer leaves a folder that the
-next one sweeps away, and a new branch costs links instead of bytes.
+A new generation is a folder of hard links to the old one's files and at most a few new small ones. It is published by
+replacing ``CURRENT``. So a search never sees half an index, a killed writer leaves a folder that the next one sweeps
+away, and a new branch costs links instead of bytes. Nothing waits for the disk: after a loss of power, a generation
+whose files have not the sizes that its manifest tells is unreadable, and is made anew.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,27 +30,13 @@ from corral.adapters.index.port import FIELDS, IndexState
 from corral.errors import ExtraMissing, SearchFailed
 
 try:
-    import numpy as np
     import tantivy
+
+    from corral.adapters.index.local_segment import SegmentEntry
 except ImportError as missing:
     raise ExtraMissing("codebase indexing needs the 'index' extra: pip install 'corral[index]'") from missing
 
-_FORMAT = 1
-COLUMNS = np.dtype([("file", "<i4"), ("prior", "<f4"), ("defines", "u1")])
-SCHEMA = """
-CREATE TABLE files(id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, blob TEXT NOT NULL, language TEXT NOT NULL,
-    lines INTEGER NOT NULL, pack TEXT NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL,
-    first_uid INTEGER NOT NULL, chunk_count INTEGER NOT NULL);
-CREATE TABLE chunks(uid INTEGER PRIMARY KEY, file INTEGER NOT NULL, start_line INTEGER NOT NULL,
-    end_line INTEGER NOT NULL, symbol TEXT NOT NULL, kind TEXT NOT NULL, kinds TEXT NOT NULL, defines INTEGER NOT NULL);
-CREATE TABLE symbols(file INTEGER NOT NULL, start_line INTEGER NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
-    end_line INTEGER NOT NULL, parent TEXT NOT NULL, PRIMARY KEY(file, start_line, name, kind)) WITHOUT ROWID;
-CREATE TABLE imports(file INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY(file, name)) WITHOUT ROWID;
-CREATE TABLE skipped(path TEXT PRIMARY KEY, blob TEXT NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX files_blob ON files(blob);
-CREATE INDEX symbols_name ON symbols(name);
-CREATE INDEX imports_name ON imports(name);
-"""
+_FORMAT = 2
 
 
 def _schema() -> tantivy.Schema:
@@ -76,9 +62,13 @@ class Manifest:
     """What a generation is made of: the content of ``manifest.json``."""
 
     state: IndexState
-    #: (file name, first uid, rows) of each vector segment.
-    vectors: tuple[tuple[str, int, int], ...]
+    segments: tuple[SegmentEntry, ...]
     next_uid: int
+    next_file: int
+    #: File with the texts' dictionary; ``""`` when they have none.
+    dictionary: str
+    #: Every other file of the folder, with its size in bytes.
+    sizes: Mapping[str, int]
 
     def dump(self) -> str:
         """As the file holds it."""
@@ -96,16 +86,21 @@ class Manifest:
                 "languages": dict(state.languages),
                 "skipped": dict(state.skipped),
                 "notes": dict(state.notes),
-                "vectors": self.vectors,
+                "segments": [
+                    [entry.name, entry.files, entry.chunks, sorted(entry.dead), entry.dead_chunks]
+                    for entry in self.segments
+                ],
                 "nextUid": self.next_uid,
-            },
-            indent=1,
+                "nextFile": self.next_file,
+                "dictionary": self.dictionary,
+                "sizes": dict(self.sizes),
+            }
         )
 
     @classmethod
-    def load(cls, path: Path) -> Manifest:
-        """Read it; ``OSError``, ``KeyError`` or ``ValueError`` when it is gone, cut or of another format."""
-        raw = json.loads(path.read_text())
+    def load(cls, folder: Path) -> Manifest:
+        """Read a generation's; ``OSError``, ``KeyError`` or ``ValueError`` when it is gone, cut or of another kind."""
+        raw = json.loads((folder / "manifest.json").read_bytes())
         if raw["format"] != _FORMAT:
             raise ValueError(f"expected index format {_FORMAT}, got {raw['format']!r}")
         state = IndexState(
@@ -120,8 +115,27 @@ class Manifest:
             skipped=raw["skipped"],
             notes=raw["notes"],
         )
-        vectors = tuple((str(name), int(first), int(rows)) for name, first, rows in raw["vectors"])
-        return cls(state, vectors, raw["nextUid"])
+        segments = tuple(
+            SegmentEntry(name, files, chunks, frozenset(dead), dead_chunks)
+            for name, files, chunks, dead, dead_chunks in raw["segments"]
+        )
+        return cls(state, segments, raw["nextUid"], raw["nextFile"], raw["dictionary"], raw["sizes"])
+
+    def check(self, folder: Path) -> None:
+        """``OSError`` or ``ValueError`` when files of the generation are gone or cut, as after a loss of power."""
+        for name, size in self.sizes.items():
+            found = (folder / name).stat().st_size
+            if found != size:
+                raise ValueError(f"expected {size} bytes in {name}, found {found}")
+
+
+def sizes_of(folder: Path) -> dict[str, int]:
+    """Every file of a generation but the manifest, with its size in bytes."""
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.suffix != ".lock" and path.is_file() and path.name != "manifest.json"
+    }
 
 
 def safe_name(name: str) -> str:
@@ -138,7 +152,7 @@ def generation_name(generation: int) -> str:
 
 
 def disk_failed(operation: str, error: Exception) -> SearchFailed:
-    """What a writer raises when the disk, SQLite or Tantivy refuses."""
+    """What a writer raises when the disk or Tantivy refuses."""
     return SearchFailed(
         f"the index can't be written: {error}",
         service="index",

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sqlite3
-import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tantivy
 
 from corral.adapters.index.local_layout import Manifest, open_words
+from corral.adapters.index.local_segment import Segment, SegmentEntry, open_segment
+from corral.adapters.index.local_text import TextCodec
 from corral.adapters.index.port import (
     Candidates,
-    ChunkRow,
     Filters,
     IndexState,
     LexicalQuery,
@@ -36,25 +36,54 @@ _FILTERED_LIMIT = 3000
 _KEPT_TEXTS = 256
 
 
+@dataclass(frozen=True)
+class Part:
+    """A segment as one generation sees it."""
+
+    segment: Segment
+    entry: SegmentEntry
+
+    @cached_property
+    def alive(self) -> NDArray[np.bool_]:
+        """For each file, whether it is still there."""
+        return self.segment.alive(self.entry.dead)
+
+    def with_dead(self, dead: Mapping[int, int]) -> Part:
+        """With those of some files that are here dead; ``dead`` gives the number of chunks of each."""
+        if not dead:
+            return self
+        ids = np.fromiter(dead, dtype=np.int64, count=len(dead))
+        inside, _ = self.segment.rows_of_files(ids)
+        here = frozenset(ids[inside].tolist()) - self.entry.dead
+        if not here:
+            return self
+        chunks = self.entry.dead_chunks + sum(dead[file_id] for file_id in here)
+        return Part(self.segment, replace(self.entry, dead=self.entry.dead | here, dead_chunks=chunks))
+
+    def all_live(self) -> NDArray[np.int64]:
+        """Rows of files that are there, those left out included."""
+        return np.flatnonzero(self.alive)
+
+    def live_chunks(self) -> NDArray[np.int64]:
+        """Rows of chunks of files that are there."""
+        return np.flatnonzero(self.alive[self.segment.file_of_chunk])
+
+    def live(self, rows: Iterable[int]) -> list[int]:
+        """Those of some file rows that are there."""
+        return [row for row in rows if self.alive[row]]
+
+
 class LocalIndexReader:
-    """One generation, open. Threads may share it: SQLite's connection is used under its own lock."""
+    """One generation, open. Threads may share it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        manifest = Manifest.load(folder / "manifest.json")
+        manifest = Manifest.load(folder)
+        manifest.check(folder)
         self._state = manifest.state
-        self._columns: NDArray[Any] = np.load(folder / "columns.npy", mmap_mode="r")
-        dimension = manifest.state.dimension
-        self._segments: list[tuple[int, NDArray[np.int8]]] = [
-            (first, np.memmap(folder / file, dtype=np.int8, mode="r", shape=(rows, dimension)))
-            for file, first, rows in manifest.vectors
-            if rows
-        ]
-        self._sqlite = sqlite3.connect(
-            f"file:{_uri(folder / 'catalogue.sqlite')}?mode=ro&immutable=1", uri=True, check_same_thread=False
-        )
-        self._packs: dict[str, IO[bytes]] = {}
-        self._lines: OrderedDict[tuple[str, int, int], list[str]] = OrderedDict()
+        self.manifest = manifest
+        self.parts = [Part(open_segment(folder, entry), entry) for entry in manifest.segments]
+        self.codec = TextCodec((folder / manifest.dictionary).read_bytes() if manifest.dictionary else b"")
+        self._lines: OrderedDict[tuple[str, int], list[str]] = OrderedDict()
         self._index = open_words(folder / "words")
         self._schema = self._index.schema
         self._searcher = self._index.searcher()
@@ -94,9 +123,10 @@ class LocalIndexReader:
 
     def _files_matching(self, patterns: Sequence[str]) -> list[int]:
         return [
-            file_id
-            for file_id, path in self._sqlite.execute("SELECT id, path FROM files")
-            if any(path_fits(path, pattern) for pattern in patterns)
+            int(part.segment.files["id"][row])
+            for part in self.parts
+            for row, path in enumerate(part.segment.all_paths())
+            if part.alive[row] and any(path_fits(path, pattern) for pattern in patterns)
         ]
 
     def _run(self, query: tantivy.Query, limit: int) -> Candidates:
@@ -107,14 +137,18 @@ class LocalIndexReader:
         return self._candidates(uids, np.array([score for score, _ in hits], dtype=np.float32))
 
     def _candidates(self, uids: NDArray[np.int64], scores: NDArray[np.float32]) -> Candidates:
-        columns = self._columns[uids]
-        return Candidates(
-            uids=uids,
-            scores=scores,
-            files=columns["file"].astype(np.int64),
-            priors=columns["prior"],
-            defines=columns["defines"].astype(np.bool_),
-        )
+        files = np.zeros(len(uids), dtype=np.int64)
+        priors = np.zeros(len(uids), dtype=np.float32)
+        defines = np.zeros(len(uids), dtype=np.bool_)
+        for part in self.parts:
+            segment = part.segment
+            inside, rows = segment.rows_of_chunks(uids)
+            if len(rows):
+                file_rows = segment.file_of_chunk[rows]
+                files[inside] = segment.files["id"][file_rows]
+                priors[inside] = segment.files["prior"][file_rows]
+                defines[inside] = segment.chunks["defines"][rows]
+        return Candidates(uids=uids, scores=scores, files=files, priors=priors, defines=defines)
 
     def nearest(self, vector: NDArray[np.float32], limit: int, filters: Filters) -> Candidates:
         """The nearest chunks, by an exact scan of the live ones."""
@@ -123,8 +157,10 @@ class LocalIndexReader:
             musts = [(tantivy.Occur.Must, base), *self._musts(filters)]
             live = self._run(tantivy.Query.boolean_query(musts), _FILTERED_LIMIT).uids
         else:
-            rows = self._sqlite.execute("SELECT uid FROM chunks").fetchall()
-            live = np.fromiter((uid for (uid,) in rows), dtype=np.int64, count=len(rows))
+            live = np.concatenate(
+                [part.segment.uids[part.live_chunks()].astype(np.int64) for part in self.parts]
+                or [np.zeros(0, dtype=np.int64)]
+            )
         if not len(live):
             return _no_candidates()
         scores = np.concatenate([self.vectors(part) @ vector for part in np.array_split(live, len(live) // 8192 + 1)])
@@ -134,160 +170,180 @@ class LocalIndexReader:
     def vectors(self, uids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of chunks, unit length but for rounding."""
         out = np.zeros((len(uids), self._state.dimension), dtype=np.float32)
-        for first, rows in self._segments:
-            inside = (uids >= first) & (uids < first + len(rows))
-            if inside.all():
-                return rows[uids - first].astype(np.float32) / np.float32(127)
-            if inside.any():
-                out[inside] = rows[uids[inside] - first]
-        return out / np.float32(127)
+        for part in self.parts:
+            inside, rows = part.segment.rows_of_chunks(uids)
+            if len(rows) == len(uids):
+                return part.segment.unpacked_vectors(rows)
+            if len(rows):
+                out[inside] = part.segment.unpacked_vectors(rows)
+        return out
 
     def chunks(self, uids: Sequence[int]) -> list[StoredChunk]:
         """Chunks with their text, in the order asked."""
-        marks = ",".join("?" * len(uids))
-        rows = self._sqlite.execute(_CHUNK_SELECT + f"WHERE c.uid IN ({marks})", tuple(map(int, uids))).fetchall()
-        found = {row[0]: self._chunk(row) for row in rows}
+        wanted = np.array(uids, dtype=np.int64)
+        found: dict[int, StoredChunk] = {}
+        for part in self.parts:
+            inside, rows = part.segment.rows_of_chunks(wanted)
+            file_rows = part.segment.file_of_chunk[rows]
+            for uid, row, file_row in zip(wanted[inside].tolist(), rows.tolist(), file_rows.tolist(), strict=True):
+                if part.alive[file_row]:
+                    found[uid] = self._chunk(part.segment, row, file_row)
         return [found[uid] for uid in uids if uid in found]
 
-    def _chunk(self, row: tuple[Any, ...]) -> StoredChunk:
-        uid, path, language, start, end, symbol, kind, defines, *place = row
-        text = "\n".join(self._lines_of((place[0], place[1], place[2]))[start - 1 : end])
-        return StoredChunk(uid, path, language, start, end, symbol, kind, bool(defines), text)
+    def _chunk(self, segment: Segment, row: int, file_row: int) -> StoredChunk:
+        chunk = segment.chunk(row)
+        return StoredChunk(
+            uid=int(segment.uids[row]),
+            path=segment.path(file_row),
+            language=segment.language(file_row),
+            start_line=chunk.start_line,
+            end_line=chunk.end_line,
+            symbol=chunk.symbol,
+            kind=chunk.kind,
+            defines=chunk.defines,
+            text="\n".join(self._lines_of(segment, file_row)[chunk.start_line - 1 : chunk.end_line]),
+        )
 
-    def _lines_of(self, place: tuple[str, int, int]) -> list[str]:
+    def _lines_of(self, segment: Segment, file_row: int) -> list[str]:
         """A file's lines; those of the files asked for last are kept, as questions of one task are about few files."""
+        place = (segment.name, file_row)
         lines = self._lines.get(place)
         if lines is None:
-            lines = self._lines[place] = self._text(*place).split("\n")
+            lines = self._lines[place] = self._text(segment, file_row).split("\n")
             while len(self._lines) > _KEPT_TEXTS:
                 with contextlib.suppress(KeyError):  # another thread was here first
                     self._lines.popitem(last=False)
         return lines
 
-    def _text(self, pack: str, offset: int, length: int) -> str:
-        file = self._packs.get(pack)
-        if file is None:
-            opened = (self._folder / pack).open("rb")
-            file = self._packs.setdefault(pack, opened)
-            if file is not opened:  # another thread was here first
-                opened.close()
-        return zlib.decompress(os.pread(file.fileno(), length, offset)).decode("utf-8", "replace")
+    def _text(self, segment: Segment, file_row: int) -> str:
+        return self.codec.decompress(segment.packed_text(file_row)).decode("utf-8", "replace")
 
     def paths(self, file_ids: Sequence[int]) -> dict[int, str]:
         """File id to path."""
-        marks = ",".join("?" * len(file_ids))
-        return dict(
-            self._sqlite.execute(f"SELECT id, path FROM files WHERE id IN ({marks})", tuple(map(int, file_ids)))  # noqa: S608 - marks only
-        )
+        wanted = np.array(file_ids, dtype=np.int64)
+        found: dict[int, str] = {}
+        for part in self.parts:
+            inside, rows = part.segment.rows_of_files(wanted)
+            found.update(zip(wanted[inside].tolist(), map(part.segment.path, rows.tolist()), strict=True))
+        return found
+
+    def _at(self, path: str) -> tuple[Segment, int] | None:
+        """Where a path is, skipped or not."""
+        for part in reversed(self.parts):
+            for row in part.live(part.segment.find_path(path)):
+                return part.segment, row
+        return None
+
+    def _indexed_at(self, path: str) -> tuple[Segment, int] | None:
+        found = self._at(path)
+        return None if found is None or found[0].reason(found[1]) else found
 
     def file(self, path: str) -> StoredFile | None:
         """One file, or None."""
-        row = self._sqlite.execute(
-            "SELECT id, path, blob, language, lines FROM files WHERE path = ?", (path,)
-        ).fetchone()
-        return StoredFile(*row) if row else None
+        found = self._indexed_at(path)
+        if found is None:
+            return None
+        segment, row = found
+        file_id, lines = (int(segment.files[name][row]) for name in ("id", "lines"))
+        return StoredFile(file_id, path, segment.blob(row), segment.language(row), lines)
 
     def file_chunks(self, path: str) -> list[StoredChunk]:
         """All chunks of a file in order."""
-        rows = self._sqlite.execute(_CHUNK_SELECT + "WHERE f.path = ? ORDER BY c.uid", (path,)).fetchall()
-        return [self._chunk(row) for row in rows]
+        found = self._indexed_at(path)
+        if found is None:
+            return []
+        segment, row = found
+        return [self._chunk(segment, at, row) for at in range(*segment.chunk_range(row))]
 
     def files(self) -> dict[str, str]:
         """Path to blob of all files, those skipped included."""
-        return _known(self._sqlite)
+        return {
+            path: blob
+            for part in self.parts
+            for path, blob, alive in zip(
+                part.segment.all_paths(), part.segment.all_blobs(), part.alive.tolist(), strict=True
+            )
+            if alive
+        }
 
     def blob_of(self, path: str) -> str | None:
         """The blob of one file, skipped or not."""
-        row = self._sqlite.execute(
-            "SELECT blob FROM files WHERE path = ?1 UNION ALL SELECT blob FROM skipped WHERE path = ?1", (path,)
-        ).fetchone()
-        return row[0] if row else None
+        found = self._at(path)
+        return found[0].blob(found[1]) if found else None
 
     def skipped(self, reason: str) -> frozenset[str]:
         """Paths that were left out for one reason."""
         return frozenset(
-            path for (path,) in self._sqlite.execute("SELECT path FROM skipped WHERE reason = ?", (reason,))
+            part.segment.path(row)
+            for part in self.parts
+            if reason in part.segment.reasons
+            for row in part.live(
+                np.flatnonzero(part.segment.files["reason"] == part.segment.reasons.index(reason)).tolist()
+            )
         )
 
     def symbols_of(self, path: str) -> list[StoredSymbol]:
         """Definitions in one file, in order."""
-        return self._symbols("WHERE f.path = ? ORDER BY s.start_line", (path,))
+        found = self._indexed_at(path)
+        if found is None:
+            return []
+        segment, row = found
+        return [_stored(path, symbol) for symbol in segment.symbols(row)]
 
     def definitions(self, name: str, limit: int = 50) -> list[StoredSymbol]:
         """Where a name is defined."""
-        return self._symbols("WHERE s.name = ? ORDER BY f.path, s.start_line LIMIT ?", (name, limit))
-
-    def _symbols(self, where: str, values: tuple[Any, ...]) -> list[StoredSymbol]:
-        rows = self._sqlite.execute(_SYMBOL_SELECT + where, values)
-        return [StoredSymbol(*row) for row in rows]
+        found = [
+            _stored(part.segment.path(row), part.segment.symbol(at))
+            for part in self.parts
+            for row, at in part.segment.definitions(name)
+            if part.alive[row]
+        ]
+        return sorted(found, key=lambda symbol: (symbol.path, symbol.start_line))[:limit]
 
     def imports_of(self, path: str) -> list[str]:
         """What one file imports."""
-        rows = self._sqlite.execute(
-            "SELECT i.name FROM imports i JOIN files f ON f.id = i.file WHERE f.path = ? ORDER BY i.name", (path,)
-        )
-        return [name for (name,) in rows]
+        found = self._indexed_at(path)
+        return found[0].imports(found[1]) if found else []
 
     def importers(self, names: Iterable[str]) -> list[str]:
         """Paths of files that import one of these names."""
-        wanted = tuple(names)
-        marks = ",".join("?" * len(wanted))
-        rows = self._sqlite.execute(
-            "SELECT DISTINCT f.path FROM imports i JOIN files f ON f.id = i.file "  # noqa: S608 - marks only
-            f"WHERE i.name IN ({marks}) ORDER BY f.path",
-            wanted,
+        wanted = list(names)
+        return sorted(
+            {
+                part.segment.path(row)
+                for part in self.parts
+                for name in wanted
+                for row in part.live(part.segment.importers(name))
+            }
         )
-        return [path for (path,) in rows]
 
     def reusable(self, blob: str) -> Reusable | None:
         """What is known of a content, wherever it lies."""
-        file = self._sqlite.execute(
-            "SELECT id, lines, pack, offset, length, first_uid, chunk_count FROM files WHERE blob = ? LIMIT 1", (blob,)
-        ).fetchone()
-        if file is None:
-            return None
-        file_id, lines, pack, offset, length, first_uid, count = file
-        chunks = [
-            ChunkRow(start, end, symbol, kind, tuple(kinds.split()), bool(defines), {})
-            for start, end, symbol, kind, kinds, defines in self._sqlite.execute(
-                "SELECT start_line, end_line, symbol, kind, kinds, defines FROM chunks "
-                "WHERE uid >= ? AND uid < ? ORDER BY uid",
-                (first_uid, first_uid + count),
-            )
-        ]
-        symbols = [
-            SymbolRow(*row)
-            for row in self._sqlite.execute(
-                "SELECT name, kind, start_line, end_line, parent FROM symbols WHERE file = ? ORDER BY start_line",
-                (file_id,),
-            )
-        ]
-        imports = [name for (name,) in self._sqlite.execute("SELECT name FROM imports WHERE file = ?", (file_id,))]
-        vectors = np.rint(self.vectors(np.arange(first_uid, first_uid + count)) * 127).astype(np.int8)
-        return Reusable(self._text(pack, offset, length), lines, chunks, symbols, imports, vectors)
+        for part in reversed(self.parts):
+            for row in part.live(part.segment.find_blob(blob)):
+                return self._reusable(part.segment, row)
+        return None
+
+    def _reusable(self, segment: Segment, row: int) -> Reusable:
+        file = segment.file_row(row)
+        vectors = segment.unpacked_vectors(slice(*segment.chunk_range(row)))
+        return Reusable(
+            text=self._text(segment, row),
+            lines=file.lines,
+            chunks=file.chunks,
+            symbols=file.symbols,
+            imports=file.imports,
+            vectors=np.rint(vectors * 127).astype(np.int8),
+        )
 
     def close(self) -> None:
         """Let go of files and memory."""
-        self._sqlite.close()
-        for file in self._packs.values():
-            file.close()
-        self._packs.clear()
+        self.parts = []
+        self._lines.clear()
 
 
-_SYMBOL_SELECT = (
-    "SELECT f.path, s.name, s.kind, s.start_line, s.end_line, s.parent FROM symbols s JOIN files f ON f.id = s.file "
-)
-_CHUNK_SELECT = (  # completed with conditions of this module's own
-    "SELECT c.uid, f.path, f.language, c.start_line, c.end_line, c.symbol, c.kind, c.defines, "
-    "f.pack, f.offset, f.length "
-    "FROM chunks c JOIN files f ON f.id = c.file "
-)
-
-
-def _known(sqlite: sqlite3.Connection) -> dict[str, str]:
-    known: dict[str, str] = dict(sqlite.execute("SELECT path, blob FROM files"))
-    known.update(sqlite.execute("SELECT path, blob FROM skipped"))
-    return known
+def _stored(path: str, symbol: SymbolRow) -> StoredSymbol:
+    return StoredSymbol(path, symbol.name, symbol.kind, symbol.start_line, symbol.end_line, symbol.parent)
 
 
 def _no_candidates() -> Candidates:
@@ -298,7 +354,3 @@ def _no_candidates() -> Candidates:
 
 def _nothing() -> tantivy.Query:
     return tantivy.Query.empty_query()
-
-
-def _uri(path: Path) -> str:
-    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import sqlite3
 import uuid
-import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Self
 
 import numpy as np
 import tantivy
 
-from corral.adapters.index.local_layout import COLUMNS, SCHEMA, Manifest, disk_failed, generation_name, open_words
-from corral.adapters.index.local_reader import LocalIndexReader
+from corral.adapters.index.local_layout import Manifest, disk_failed, generation_name, sizes_of
+from corral.adapters.index.local_merge import merged, too_many
+from corral.adapters.index.local_reader import LocalIndexReader, Part
+from corral.adapters.index.local_segment import SegmentEntry, SegmentWriter, open_segment
+from corral.adapters.index.local_text import TextCodec
+from corral.adapters.index.local_words import WordsWriter
 from corral.adapters.index.port import FileRow, IndexState, Reusable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_HEAP_BYTES = 48_000_000
-_SMALL_HEAP_BYTES = 15_000_000  # Tantivy's least
-_MAX_SEGMENTS = 8
-_IMMUTABLE = (".bin", ".pack")
+_SEGMENT_CHUNKS = 100_000
+"""A build begins another segment after this many: what it holds in memory has a bound."""
 
 
 Sealed = Callable[[Path, Path | None, IndexState], None]
@@ -62,46 +62,26 @@ class LocalIndexWriter:
         sweep(folder, keep=self._current_folders())
         shutil.rmtree(self._new, ignore_errors=True)
         self._new.mkdir()
-        if base:
-            _link_generation(base, self._new)
-            manifest = Manifest.load(base / "manifest.json")
-            self._segments = list(manifest.vectors)
-            self._first_uid = manifest.next_uid
-            self._base_columns: NDArray[Any] = np.load(base / "columns.npy")
-        else:
-            (self._new / "words").mkdir()
-            self._segments = []
-            self._first_uid = 0
-            self._base_columns = np.zeros(0, dtype=COLUMNS)
-        self._next_uid = self._first_uid
-        self._columns: list[tuple[int, float, bool]] = []
-        self._sqlite = sqlite3.connect(self._new / "catalogue.sqlite", isolation_level=None, check_same_thread=False)
-        # The folder is private until it is published, and synced then: a journal would protect nothing.
-        self._sqlite.execute("PRAGMA journal_mode=OFF")
-        self._sqlite.execute("PRAGMA synchronous=OFF")
-        if not base:
-            self._sqlite.executescript(SCHEMA)
-        self._sqlite.execute("BEGIN")
-        self._words: Any = None
-        self._index = open_words(self._new / "words", create=not base)
-        # Names that no other generation of any branch has: the linked files beside them are shared and must not change.
-        unique = uuid.uuid4().hex
-        self._vectors = (self._new / f"vectors-{unique}.bin").open("xb")
-        self._pack_name = f"text-{unique}.pack"
-        self._pack = (self._new / self._pack_name).open("xb")
-        self._pack_offset = 0
+        self._dictionary = ""
+        self._codec: TextCodec | None = None
+        self._parts: list[Part] = []
+        self._next_uid = self._next_file = 0
+        if base and self._base_reader:
+            manifest = self._base_reader.manifest
+            _link_generation(base, self._new, manifest)
+            self._dictionary, self._codec = manifest.dictionary, self._base_reader.codec
+            self._parts = list(self._base_reader.parts)
+            self._next_uid, self._next_file = manifest.next_uid, manifest.next_file
+        self._words = WordsWriter(self._new / "words", fresh=base is None)
+        self._dead: dict[int, int] = {}  # file to its number of chunks
+        self._entries: list[SegmentEntry] = []
+        self._own: dict[str, tuple[int, int]] = {}  # path to file and its number of chunks, of those added here
+        self._segment: SegmentWriter | None = None
 
     @property
     def base(self) -> IndexState | None:
         """The generation that this one began as a copy of."""
         return self._base_reader.state if self._base_reader else None
-
-    @property
-    def wasted(self) -> float:
-        """Part of the uids that belong to removed chunks, 0 to 1: what a fresh generation would save."""
-        total = self._next_uid
-        live: int = self._sqlite.execute("SELECT count(*) FROM chunks").fetchone()[0]
-        return 1 - live / total if total else 0.0
 
     def known(self) -> dict[str, str]:
         """Path to blob of every file of the base, those skipped included."""
@@ -123,152 +103,138 @@ class LocalIndexWriter:
         """Store a file, replacing what was at its path."""
         try:
             self._add(file, vectors)
-        except (OSError, sqlite3.Error, ValueError) as error:  # Tantivy says ValueError for a full disk too
+        except (OSError, ValueError) as error:  # Tantivy says ValueError for a full disk too
             raise disk_failed("add", error) from error
 
     def _add(self, file: FileRow, vectors: NDArray[np.int8]) -> None:
-        if self._base_reader is not None:
-            self.remove(file.path)
-        packed = zlib.compress(file.text.encode("utf-8", "replace"), 1)
-        self._pack.write(packed)
-        cursor = self._sqlite.execute(
-            "INSERT INTO files(path, blob, language, lines, pack, offset, length, first_uid, chunk_count) "
-            "VALUES(?,?,?,?,?,?,?,?,?)",
-            (
-                file.path,
-                file.blob,
-                file.language,
-                file.lines,
-                self._pack_name,
-                self._pack_offset,
-                len(packed),
-                self._next_uid,
-                len(file.chunks),
-            ),
-        )
-        file_id = cursor.lastrowid or 0
-        self._pack_offset += len(packed)
-        self._vectors.write(np.ascontiguousarray(vectors, dtype=np.int8).tobytes())
-        writer = self._word_writer()
-        rows = []
-        for chunk in file.chunks:
-            uid = self._next_uid
-            self._next_uid += 1
-            self._columns.append((file_id, file.prior, chunk.defines))
-            fields = chunk.fields
-            rows.append(
-                (
-                    uid,
-                    file_id,
-                    chunk.start_line,
-                    chunk.end_line,
-                    chunk.symbol,
-                    chunk.kind,
-                    " ".join(chunk.kinds),
-                    chunk.defines,
+        self.remove(file.path)
+        segment = self._open_segment()
+        segment.add(self._next_file, self._next_uid, file, vectors)
+        for uid, chunk in enumerate(file.chunks, start=self._next_uid):
+            self._words.add(
+                tantivy.Document(
+                    uid=uid, file=self._next_file, language=file.language, kinds=" ".join(chunk.kinds), **chunk.fields
                 )
             )
-            writer.add_document(
-                tantivy.Document(uid=uid, file=file_id, language=file.language, kinds=" ".join(chunk.kinds), **fields)
-            )
-        self._sqlite.executemany("INSERT INTO chunks VALUES(?,?,?,?,?,?,?,?)", rows)
-        self._sqlite.executemany(
-            "INSERT OR IGNORE INTO symbols VALUES(?,?,?,?,?,?)",
-            [(file_id, s.start_line, s.name, s.kind, s.end_line, s.parent) for s in file.symbols],
-        )
-        self._sqlite.executemany(
-            "INSERT OR IGNORE INTO imports VALUES(?,?)", [(file_id, name) for name in file.imports]
-        )
+        self._own[file.path] = (self._next_file, len(file.chunks))
+        self._next_file += 1
+        self._next_uid += len(file.chunks)
+        if segment.chunks >= _SEGMENT_CHUNKS:
+            self._close_segment()
 
     def skip(self, path: str, blob: str, reason: str) -> None:
         """Remember that a file was left out."""
-        self.remove(path)
-        self._sqlite.execute("INSERT OR REPLACE INTO skipped VALUES(?,?,?)", (path, blob, reason))
+        try:
+            self.remove(path)
+            self._open_segment().skip(self._next_file, path, blob, reason)
+        except (OSError, ValueError) as error:
+            raise disk_failed("skip", error) from error
+        self._own[path] = (self._next_file, 0)
+        self._next_file += 1
 
     def remove(self, path: str) -> None:
         """Forget a file."""
-        row = self._sqlite.execute("SELECT id FROM files WHERE path = ?", (path,)).fetchone()
-        if row is None:
-            self._sqlite.execute("DELETE FROM skipped WHERE path = ?", (path,))
+        own = self._own.pop(path, None)
+        if own is not None:
+            self._bury(*own)
+        for part in self._parts:
+            for row in part.live(part.segment.find_path(path)):
+                begin, end = part.segment.chunk_range(row)
+                self._bury(int(part.segment.files["id"][row]), end - begin)
+
+    def _bury(self, file_id: int, chunks: int) -> None:
+        if file_id not in self._dead:
+            self._dead[file_id] = chunks
+            if chunks:
+                self._words.remove_file(file_id)
+
+    def _open_segment(self) -> SegmentWriter:
+        if self._segment is None:
+            # A name that no other generation of any branch has: the linked files beside it are shared.
+            self._segment = SegmentWriter(self._new, uuid.uuid4().hex, self._dimension, self._codec)
+        return self._segment
+
+    def _close_segment(self) -> None:
+        if self._segment is None:
             return
-        (file_id,) = row
-        self._word_writer().delete_documents_by_term("file", file_id)
-        for statement in (
-            "DELETE FROM chunks WHERE uid >= (SELECT first_uid FROM files WHERE id = ?1) "  # noqa: ISC004 - one statement
-            "AND uid < (SELECT first_uid + chunk_count FROM files WHERE id = ?1)",
-            "DELETE FROM symbols WHERE file = ?",
-            "DELETE FROM imports WHERE file = ?",
-            "DELETE FROM files WHERE id = ?",
-        ):
-            self._sqlite.execute(statement, (file_id,))
+        entry, codec = self._segment.finish()
+        self._segment = None
+        self._entries.append(entry)
+        if self._codec is None and codec.dictionary:
+            self._dictionary = f"text-{entry.name}.dict"
+            (self._new / self._dictionary).write_bytes(codec.dictionary)
+        self._codec = codec
 
     def publish(self, *, commit: str, notes: Mapping[str, str] | None = None) -> IndexState:
         """Make this the generation that readers open from now on."""
         try:
             return self._publish(commit, notes or {})
-        except (OSError, sqlite3.Error, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise disk_failed("publish", error) from error
 
     def _publish(self, commit: str, notes: Mapping[str, str]) -> IndexState:
-        if self._words is not None:
-            self._words.commit()
-            self._words.wait_merging_threads()
-            self._words = None
-        self._pack.close()
-        self._vectors.close()
-        if self._next_uid > self._first_uid:
-            self._segments.append((Path(self._vectors.name).name, self._first_uid, self._next_uid - self._first_uid))
-        else:
-            Path(self._vectors.name).unlink()
-            Path(self._pack.name).unlink()
-        self._merge_segments()
-        columns = np.concatenate([self._base_columns, np.array(self._columns, dtype=COLUMNS)])
-        np.save(self._new / "columns.npy", columns)
-        one = self._sqlite.execute
-        state = IndexState(
-            generation=self._generation,
-            identity=self._identity,
-            commit=commit,
-            embedder=self._embedder,
-            dimension=self._dimension,
-            files=one("SELECT count(*) FROM files").fetchone()[0],
-            chunks=one("SELECT count(*) FROM chunks").fetchone()[0],
-            languages=dict(one("SELECT language, count(*) FROM files GROUP BY language ORDER BY 2 DESC, 1")),
-            skipped=dict(one("SELECT reason, count(*) FROM skipped GROUP BY reason ORDER BY 2 DESC, 1")),
-            notes=notes,
+        self._words.commit()
+        self._close_segment()
+        parts = self._compacted(self._live_parts())
+        state = self._state(parts, commit, notes)
+        manifest = Manifest(
+            state=state,
+            segments=tuple(part.entry for part in parts),
+            next_uid=self._next_uid,
+            next_file=self._next_file,
+            dictionary=self._dictionary,
+            sizes=sizes_of(self._new),
         )
-        one("COMMIT")
-        self._sqlite.close()
-        manifest = Manifest(state, tuple(self._segments), self._next_uid)
         (self._new / "manifest.json").write_text(manifest.dump())
-        _sync_folder(self._new)
         if self._sealed is not None:
             self._sealed(self._new, self._base, state)
         replace_text(self._index_folder / "CURRENT", str(self._generation))
         self._published = True
         return state
 
-    def _merge_segments(self) -> None:
-        if len(self._segments) <= _MAX_SEGMENTS:
-            return
-        # All but the largest become one, so that the bulk is rewritten seldom.
-        largest = max(self._segments, key=lambda segment: segment[2])
-        rest = self._segments[self._segments.index(largest) + 1 :] if largest is self._segments[0] else self._segments
-        merged = self._new / f"vectors-{uuid.uuid4().hex}.bin"
-        with merged.open("xb") as out:
-            for name, _, _ in rest:
-                out.write((self._new / name).read_bytes())
-        for name, _, _ in rest:
-            (self._new / name).unlink()
-        kept = [segment for segment in self._segments if segment not in rest]
-        self._segments = [*kept, (merged.name, rest[0][1], sum(rows for _, _, rows in rest))]
+    def _live_parts(self) -> list[Part]:
+        """All segments with what has died in them by now; without those in which nothing lives."""
+        parts = [part.with_dead(self._dead) for part in self._parts]
+        parts += [Part(open_segment(self._new, entry), entry).with_dead(self._dead) for entry in self._entries]
+        for part in parts:
+            if not part.alive.any():
+                part.entry.unlink(self._new)
+        return [part for part in parts if part.alive.any()]
 
-    def _word_writer(self) -> Any:
-        if self._words is None:
-            heap = _SMALL_HEAP_BYTES if self._base_reader else _HEAP_BYTES
-            # One thread: documents stay in order, and an index of this size gains nothing from more.
-            self._words = self._index.writer(heap, 1)
-        return self._words
+    def _compacted(self, parts: list[Part]) -> list[Part]:
+        """With small segments made one, so that there are never many; see ``local_merge``."""
+        chosen = too_many(parts)
+        if not chosen or self._codec is None:
+            return parts
+        made = merged(self._new, chosen, self._dimension, self._codec)
+        for part in chosen:
+            part.entry.unlink(self._new)
+        return [*(part for part in parts if part not in chosen), *made]
+
+    def _state(self, parts: list[Part], commit: str, notes: Mapping[str, str]) -> IndexState:
+        languages: Counter[str] = Counter()
+        skipped: Counter[str] = Counter()
+        for part in parts:
+            files, alive = part.segment.files, part.alive
+            indexed = alive & (files["reason"] == 0)
+            for number, count in enumerate(np.bincount(files["language"][indexed]).tolist()):
+                if count:
+                    languages[part.segment.languages[number]] += count
+            for number, count in enumerate(np.bincount(files["reason"][alive & ~indexed]).tolist()):
+                if count:
+                    skipped[part.segment.reasons[number]] += count
+        return IndexState(
+            generation=self._generation,
+            identity=self._identity,
+            commit=commit,
+            embedder=self._embedder,
+            dimension=self._dimension,
+            files=languages.total(),
+            chunks=sum(part.entry.live_chunks for part in parts),
+            languages=_by_count(languages),
+            skipped=_by_count(skipped),
+            notes=notes,
+        )
 
     def _current_folders(self) -> set[str]:
         try:
@@ -283,18 +249,18 @@ class LocalIndexWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._words.close()
         if not self._published:
-            if self._words is not None:
-                with contextlib.suppress(ValueError):
-                    self._words.rollback()
-            self._words = None
-            self._sqlite.close()
-            self._pack.close()
-            self._vectors.close()
+            if self._segment is not None:
+                self._segment.close()
             shutil.rmtree(self._new, ignore_errors=True)
         if self._base_reader:
             self._base_reader.close()
         self._lock.close()
+
+
+def _by_count(counted: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counted.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def sweep(folder: Path, *, keep: set[str]) -> None:
@@ -304,17 +270,13 @@ def sweep(folder: Path, *, keep: set[str]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _link_generation(old: Path, new: Path) -> None:
-    for path in old.iterdir():
-        if path.suffix in _IMMUTABLE:
-            _link(path, new / path.name)
-    shutil.copyfile(old / "catalogue.sqlite", new / "catalogue.sqlite")
+def _link_generation(old: Path, new: Path, manifest: Manifest) -> None:
     (new / "words").mkdir()
-    for path in (old / "words").iterdir():
-        if path.suffix == ".json":
-            shutil.copyfile(path, new / "words" / path.name)
-        elif path.suffix != ".lock":
-            _link(path, new / "words" / path.name)
+    for name in manifest.sizes:
+        if name.endswith(".json"):  # Tantivy's own, which it replaces
+            shutil.copyfile(old / name, new / name)
+        else:
+            _link(old / name, new / name)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -322,15 +284,6 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # a file system without hard links
         shutil.copyfile(source, target)
-
-
-def _sync_folder(folder: Path) -> None:
-    for path in (folder / "manifest.json", folder / "catalogue.sqlite"):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fdatasync(handle)
-        finally:
-            os.close(handle)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 from corral.errors import ExtraMissing
 from corral.jobs.codebase_indexing.languages import CONTAINERS, DATA, DEFINITIONS, FUNCTION, METHOD, PROSE, SECTION
+from corral.jobs.codebase_indexing.python_definitions import Found, python_definitions
 
-CHUNKS_VERSION = 1
+CHUNKS_VERSION = 2
 """Part of every index's identity: raise it when the same file would be cut otherwise."""
 
 TARGET_CHARS = 1500
@@ -133,6 +134,8 @@ def chunk_file(text: str, language: str) -> FileChunks:
         lines.pop()
     if language in PROSE:
         definitions = _headings(lines) if language == "markdown" else []
+    elif language == "python":
+        definitions = _nested(python_definitions(text, lines))
     elif len(text) <= _PARSE_LIMIT_BYTES:
         definitions = _definitions(text, language)
     else:
@@ -192,7 +195,7 @@ def _definitions(text: str, language: str) -> list[_Definition]:
 
     parser, query, _ = grammar
     tree = parser.parse(text.encode("utf-8", "replace"))
-    found: list[_Found] = []
+    found: list[Found] = []
     for kind, nodes in tree_sitter.QueryCursor(query).captures(tree.root_node).items():
         for node in nodes:
             start, end = node.start_point.row, node.end_point.row
@@ -206,15 +209,11 @@ def _definitions(text: str, language: str) -> list[_Definition]:
     return _nested(found)
 
 
-_Found = tuple[tuple[int, int], int, int, str, str]
-"""First byte and negative end, for the order; first and last row; kind; name."""
-
-
-def _nested(found: Sequence[_Found]) -> list[_Definition]:
+def _nested(found: Sequence[Found]) -> list[_Definition]:
     definitions: list[_Definition] = []
-    around: list[tuple[int, _Definition]] = []  # where each ends, in bytes
-    for (start_byte, negative_end), start, end, kind, name in found:
-        while around and around[-1][0] <= start_byte:
+    around: list[tuple[int, _Definition]] = []  # where each ends, as its place is counted
+    for (place, negative_end), start, end, kind, name in found:
+        while around and around[-1][0] <= place:
             around.pop()
         outer = around[-1][1] if around else None
         if outer and outer.start == start and outer.symbol.name == name and kind not in {FUNCTION, METHOD}:

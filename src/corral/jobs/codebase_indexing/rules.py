@@ -114,7 +114,8 @@ def decoded(content: bytes) -> str | None:
 
 
 def _looks_generated(text: str, *, data: bool) -> bool:
-    if _GENERATED_MARK.search(text[:_MARK_WITHIN]):
+    head = text[:_MARK_WITHIN]
+    if "generated" in head.lower() and _GENERATED_MARK.search(head):
         return True
     if len(text) < _MAX_LINE:
         return False

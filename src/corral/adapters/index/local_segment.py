@@ -1,0 +1,451 @@
+"""A segment: the files that one build, or one merge of segments, has put into an index. Never changed once written.
+
+::
+
+    columns-<name>.bin   files, chunks, symbols, imports (``local_columns``)
+    vectors-<name>.bin   one row for each chunk (``local_text``)
+    text-<name>.pack     the files' texts, each compressed
+
+Files and chunks keep their numbers for as long as the index lives, through merges too; which files of a segment are
+dead is said by the manifest of each generation.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from corral.adapters.index.local_columns import Strings, hashed, load_columns, packed_strings, save_columns
+from corral.adapters.index.local_text import (
+    PackWriter,
+    TextCodec,
+    map_vectors,
+    pack_vectors,
+    unpack_vectors,
+    vector_dtype,
+)
+from corral.adapters.index.port import ChunkRow, FileRow, SymbolRow
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_HEX_LENGTHS = (40, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentEntry:
+    """A segment as the manifest lists it."""
+
+    #: Random: the files of one segment may be linked into the generations of many branches.
+    name: str
+    files: int
+    chunks: int
+    #: Numbers of its files that are no longer there.
+    dead: frozenset[int] = frozenset()
+    dead_chunks: int = 0
+
+    @property
+    def live_chunks(self) -> int:
+        """Chunks of files that are still there."""
+        return self.chunks - self.dead_chunks
+
+    def paths(self, folder: Path) -> tuple[Path, Path, Path]:
+        """Its files in a generation's folder: columns, vectors, text."""
+        return (
+            folder / f"columns-{self.name}.bin",
+            folder / f"vectors-{self.name}.bin",
+            folder / f"text-{self.name}.pack",
+        )
+
+    def unlink(self, folder: Path) -> None:
+        """Take its files out of a generation."""
+        for path in self.paths(folder):
+            path.unlink()
+
+
+class _Numbers(dict[str, int]):
+    """Strings numbered as they are met."""
+
+    def __missing__(self, value: str) -> int:
+        number = self[value] = len(self)
+        return number
+
+
+class SegmentWriter:
+    """Collects files; rows are kept as bare numbers, texts and vectors go to disk at once."""
+
+    def __init__(self, folder: Path, name: str, dimension: int, codec: TextCodec | None) -> None:
+        self.name = name
+        self._columns_path, vectors, pack = SegmentEntry(name, 0, 0).paths(folder)
+        self._dimension = dimension
+        self._vectors: IO[bytes] = vectors.open("xb")
+        self._pack: IO[bytes] = pack.open("xb")
+        self._texts = PackWriter(self._pack, codec)
+        self._languages, self._kinds, self._kind_sets, self._reasons = _Numbers(), _Numbers(), _Numbers(), _Numbers()
+        self._names = _Numbers()
+        self._names[""], self._reasons[""] = 0, 0
+        self._paths: list[bytes] = []
+        self._blobs: list[bytes] = []
+        self._files = {name: array("I") for name in ("id", "language", "reason", "lines", "chunk", "symbol", "import")}
+        self._priors = array("f")
+        self._chunks = {name: array("I") for name in ("uid", "start", "end", "parent", "symbol", "kind", "kinds")}
+        self._defines = array("B")
+        self._symbols = {name: array("I") for name in ("name", "kind", "start", "end", "parent")}
+        self._imports = array("I")
+        self._has_text: list[bool] = []
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks it has by now."""
+        return len(self._defines)
+
+    def add(self, file_id: int, first_uid: int, file: FileRow, vectors: NDArray[np.int8]) -> None:
+        """Append a file whose chunks get the numbers from ``first_uid`` on."""
+        self._texts.add(file.text.encode("utf-8", "replace"))
+        self._vectors.write(pack_vectors(np.asarray(vectors, dtype=np.int8)).tobytes())
+        self._add_rows(file_id, range(first_uid, first_uid + len(file.chunks)), file)
+
+    def skip(self, file_id: int, path: str, blob: str, reason: str) -> None:
+        """Append a file that was left out."""
+        self._begin_file(file_id, FileRow(path, blob, "", 0, "", 0.0, ()), reason)
+
+    def copy(self, segment: Segment, row: int) -> None:
+        """Append a file of another segment under its own numbers; the texts of both have the same codec."""
+        file_id, reason = int(segment.files["id"][row]), segment.reason(row)
+        if reason:
+            self.skip(file_id, segment.path(row), segment.blob(row), reason)
+            return
+        begin, end = segment.chunk_range(row)
+        self._texts.add_packed(segment.packed_text(row))
+        self._vectors.write(segment.vectors[begin:end].tobytes())
+        self._add_rows(file_id, segment.uids[begin:end].tolist(), segment.file_row(row))
+
+    def _begin_file(self, file_id: int, file: FileRow, reason: str) -> None:
+        self._paths.append(_bytes(file.path))
+        self._blobs.append(_packed_blob(file.blob))
+        self._has_text.append(not reason)
+        for name, value in (
+            ("id", file_id),
+            ("language", self._languages[file.language]),
+            ("reason", self._reasons[reason]),
+            ("lines", file.lines),
+            ("chunk", self.chunks),
+            ("symbol", len(self._symbols["name"])),
+            ("import", len(self._imports)),
+        ):
+            self._files[name].append(value)
+        self._priors.append(file.prior)
+
+    def _add_rows(self, file_id: int, uids: Sequence[int], file: FileRow) -> None:
+        self._begin_file(file_id, file, "")
+        names, kinds = self._names, self._kinds
+        columns = self._chunks
+        for uid, chunk in zip(uids, file.chunks, strict=True):
+            parent, _, symbol = chunk.symbol.rpartition(".")
+            if not parent:
+                symbol = chunk.symbol  # a heading may begin with a dot
+            columns["uid"].append(uid)
+            columns["start"].append(chunk.start_line)
+            columns["end"].append(chunk.end_line)
+            columns["parent"].append(names[parent])
+            columns["symbol"].append(names[symbol])
+            columns["kind"].append(kinds[chunk.kind])
+            columns["kinds"].append(self._kind_sets[" ".join(chunk.kinds)])
+            self._defines.append(chunk.defines)
+        columns = self._symbols
+        distinct = {(one.start_line, one.name, one.kind): one for one in reversed(file.symbols)}
+        ordered = list(distinct.values())[::-1]
+        for one in sorted(ordered, key=lambda one: one.start_line):
+            columns["name"].append(names[one.name])
+            columns["kind"].append(kinds[one.kind])
+            columns["start"].append(one.start_line)
+            columns["end"].append(one.end_line)
+            columns["parent"].append(names[one.parent])
+        self._imports.extend(names[name] for name in sorted(set(file.imports)))
+
+    def finish(self) -> tuple[SegmentEntry, TextCodec]:
+        """Write what is left, and close."""
+        codec = self._texts.finish()
+        self.close()
+        names = [_bytes(name) for name in self._names]
+        symbol_names = np.array(self._symbols["name"], dtype=np.uint32)
+        imported = np.array(self._imports, dtype=np.uint32)
+        places = iter(self._texts.places)
+        place = np.array([next(places) if has else (0, 0) for has in self._has_text], dtype=np.uint64).reshape(-1, 2)
+        columns: dict[str, NDArray[Any]] = {
+            "file_id": _narrow(self._files["id"]),
+            "file_language": _narrow(self._files["language"]),
+            "file_reason": _narrow(self._files["reason"]),
+            "file_lines": _narrow(self._files["lines"]),
+            "file_chunk": _narrow([*self._files["chunk"], self.chunks]),
+            "file_symbol": _narrow([*self._files["symbol"], len(symbol_names)]),
+            "file_import": _narrow([*self._files["import"], len(imported)]),
+            "file_prior": np.array(self._priors, dtype=np.float32),
+            "text_offset": _narrow(place[:, 0]),
+            "text_length": _narrow(place[:, 1]),
+            "chunk_defines": np.array(self._defines, dtype=np.bool_),
+            **{f"chunk_{name}": _narrow(column) for name, column in self._chunks.items()},
+            **{f"symbol_{name}": _narrow(column) for name, column in self._symbols.items()},
+            "symbol_by_name": _narrow(np.argsort(symbol_names, kind="stable")),
+            "import_name": _narrow(imported),
+            "import_by_name": _narrow(np.argsort(imported, kind="stable")),
+            **packed_strings("path", self._paths),
+            **hashed("path", self._paths),
+            **packed_strings("blob", self._blobs),
+            **hashed("blob", self._blobs),
+            **packed_strings("name", names),
+            **hashed("name", names),
+        }
+        meta = {
+            "dimension": self._dimension,
+            "languages": list(self._languages),
+            "kinds": list(self._kinds),
+            "kindSets": list(self._kind_sets),
+            "reasons": list(self._reasons),
+        }
+        save_columns(self._columns_path, columns, meta)
+        return SegmentEntry(self.name, len(self._paths), self.chunks), codec
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._vectors.close()
+        self._pack.close()
+
+
+def _narrow(values: Iterable[int]) -> NDArray[Any]:
+    """As the smallest unsigned type that holds them."""
+    column = np.asarray(values, dtype=np.uint64)
+    largest = int(column.max(initial=0))
+    return column.astype(np.uint8 if largest < 1 << 8 else np.uint16 if largest < 1 << 16 else
+                         np.uint32 if largest < 1 << 32 else np.uint64)  # fmt: skip
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogatepass")
+
+
+def _packed_blob(blob: str) -> bytes:
+    """A hash in half its length, anything else as it is, told apart by the first byte."""
+    if len(blob) in _HEX_LENGTHS:
+        try:
+            raw = bytes.fromhex(blob)
+        except ValueError:
+            pass
+        else:
+            if raw.hex() == blob:
+                return b"#" + raw
+    return b"=" + _bytes(blob)
+
+
+def _unpacked_blob(raw: bytes) -> str:
+    return raw[1:].hex() if raw[:1] == b"#" else _text(raw[1:])
+
+
+class Segment:
+    """A segment, open for reading; threads may share it."""
+
+    def __init__(self, folder: Path, entry: SegmentEntry) -> None:
+        columns_path, vectors_path, pack_path = entry.paths(folder)
+        columns, meta = load_columns(columns_path)
+        self.name = entry.name
+        self.dimension: int = meta["dimension"]
+        self.languages: list[str] = meta["languages"]
+        self.kinds: list[str] = meta["kinds"]
+        self.kind_sets: list[str] = meta["kindSets"]
+        self.reasons: list[str] = meta["reasons"]
+        self._columns = columns
+        self.files = _prefixed(columns, "file_")
+        self.chunks = _prefixed(columns, "chunk_")
+        self._symbols = _prefixed(columns, "symbol_")
+        self._paths, self._blobs, self._names = (Strings(columns, name) for name in ("path", "blob", "name"))
+        self.uids: NDArray[Any] = self.chunks["uid"]
+        self.vectors = map_vectors(vectors_path, len(self.uids), self.dimension)
+        expected = len(self.uids) * vector_dtype(self.dimension).itemsize
+        if vectors_path.stat().st_size != expected:
+            raise ValueError(f"expected {expected} bytes of vectors in {vectors_path.name}")
+        self._pack = os.open(pack_path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._pack)
+
+    @cached_property
+    def file_of_chunk(self) -> NDArray[np.uint32]:
+        """Row of each chunk's file."""
+        first = self.files["chunk"].astype(np.int64)
+        return np.repeat(np.arange(len(first) - 1, dtype=np.uint32), first[1:] - first[:-1])
+
+    def rows_of_chunks(self, uids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Which of some chunks are here, and the rows of those."""
+        return _find(self.uids, uids)
+
+    def rows_of_files(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Which of some files are here, and the rows of those."""
+        return _find(self.files["id"], ids)
+
+    def alive(self, dead: frozenset[int]) -> NDArray[np.bool_]:
+        """For each file, whether it is still there."""
+        mask = np.ones(len(self.files["id"]), dtype=np.bool_)
+        if dead:
+            _, rows = self.rows_of_files(np.fromiter(dead, dtype=np.int64, count=len(dead)))
+            mask[rows] = False
+        return mask
+
+    def find_path(self, path: str) -> list[int]:
+        """Rows of files at a path; dead ones among them."""
+        return self._paths.find(_bytes(path))
+
+    def find_blob(self, blob: str) -> list[int]:
+        """Rows of files with a content that were not left out; dead ones among them."""
+        return [row for row in self._blobs.find(_packed_blob(blob)) if not self.files["reason"][row]]
+
+    def path(self, row: int) -> str:
+        """A file's path."""
+        return _text(self._paths[row])
+
+    def blob(self, row: int) -> str:
+        """A file's hash."""
+        return _unpacked_blob(self._blobs[row])
+
+    def all_paths(self) -> list[str]:
+        """Every file's path."""
+        return [_text(path) for path in self._paths.all()]
+
+    def all_blobs(self) -> list[str]:
+        """Every file's hash."""
+        return [_unpacked_blob(blob) for blob in self._blobs.all()]
+
+    def language(self, row: int) -> str:
+        """A file's language."""
+        return self.languages[int(self.files["language"][row])]
+
+    def reason(self, row: int) -> str:
+        """Why a file was left out; ``""`` when it was not."""
+        return self.reasons[int(self.files["reason"][row])]
+
+    def chunk_range(self, row: int) -> tuple[int, int]:
+        """Rows of a file's chunks, end exclusive."""
+        first = self.files["chunk"]
+        return int(first[row]), int(first[row + 1])
+
+    def chunk(self, row: int) -> ChunkRow:
+        """A chunk without its words."""
+        columns = self.chunks
+        parent, symbol = self._name(columns["parent"][row]), self._name(columns["symbol"][row])
+        return ChunkRow(
+            start_line=int(columns["start"][row]),
+            end_line=int(columns["end"][row]),
+            symbol=f"{parent}.{symbol}" if parent else symbol,
+            kind=self.kinds[columns["kind"][row]],
+            kinds=tuple(self.kind_sets[columns["kinds"][row]].split()),
+            defines=bool(columns["defines"][row]),
+            fields={},
+        )
+
+    def symbols(self, row: int) -> list[SymbolRow]:
+        """A file's definitions in order."""
+        first = self.files["symbol"]
+        return [self.symbol(at) for at in range(int(first[row]), int(first[row + 1]))]
+
+    def symbol(self, at: int) -> SymbolRow:
+        """A definition."""
+        columns = self._symbols
+        return SymbolRow(
+            name=self._name(columns["name"][at]),
+            kind=self.kinds[columns["kind"][at]],
+            start_line=int(columns["start"][at]),
+            end_line=int(columns["end"][at]),
+            parent=self._name(columns["parent"][at]),
+        )
+
+    def definitions(self, name: str) -> list[tuple[int, int]]:
+        """Rows of file and symbol wherever a name is defined; dead files among them."""
+        found = self._by_name(self._symbols["name"], self._symbols["by_name"], name)
+        first = self.files["symbol"]
+        return [(int(np.searchsorted(first, at, "right")) - 1, at) for at in found]
+
+    def imports(self, row: int) -> list[str]:
+        """What a file imports, sorted."""
+        first = self.files["import"]
+        return sorted(self._name(name) for name in self._columns["import_name"][first[row] : first[row + 1]].tolist())
+
+    def importers(self, name: str) -> list[int]:
+        """Rows of files that import a name; dead ones among them."""
+        found = self._by_name(self._columns["import_name"], self._columns["import_by_name"], name)
+        first = self.files["import"]
+        return [int(np.searchsorted(first, at, "right")) - 1 for at in found]
+
+    def file_row(self, row: int) -> FileRow:
+        """A file as it was added, but for its text and the words of its chunks."""
+        begin, end = self.chunk_range(row)
+        return FileRow(
+            path=self.path(row),
+            blob=self.blob(row),
+            language=self.language(row),
+            lines=int(self.files["lines"][row]),
+            text="",
+            prior=float(self.files["prior"][row]),
+            chunks=[self.chunk(at) for at in range(begin, end)],
+            symbols=self.symbols(row),
+            imports=self.imports(row),
+        )
+
+    def packed_text(self, row: int) -> bytes:
+        """A file's text as its codec made it."""
+        length, offset = int(self._columns["text_length"][row]), int(self._columns["text_offset"][row])
+        packed = os.pread(self._pack, length, offset)
+        if len(packed) != length:
+            raise ValueError(f"expected {length} bytes of text at {offset} of segment {self.name}")
+        return packed
+
+    def unpacked_vectors(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """Vectors of chunks, (n, dimension), unit length but for rounding."""
+        return unpack_vectors(self.vectors[rows], self.dimension)
+
+    def _name(self, number: int) -> str:
+        return _text(self._names[number])
+
+    def _by_name(self, names: NDArray[Any], order: NDArray[Any], name: str) -> list[int]:
+        found: list[int] = []
+        for number in self._names.find(_bytes(name)):
+            begin, end = (np.searchsorted(names, number, side, sorter=order) for side in ("left", "right"))
+            found += order[begin:end].tolist()
+        return found
+
+
+def _prefixed(columns: Any, prefix: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): column for name, column in columns.items() if name.startswith(prefix)}
+
+
+def _find(sorted_ids: NDArray[Any], wanted: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Both ways: a segment that was never merged has its numbers without a gap."""
+    count = len(sorted_ids)
+    if not count:
+        return np.zeros(len(wanted), dtype=np.bool_), np.zeros(0, dtype=np.int64)
+    first, last = int(sorted_ids[0]), int(sorted_ids[-1])
+    if last - first + 1 == count:
+        inside = (wanted >= first) & (wanted <= last)
+        return inside, wanted[inside] - first
+    rows = np.minimum(np.searchsorted(sorted_ids, wanted), count - 1)
+    inside = sorted_ids[rows] == wanted
+    return inside, rows[inside]
+
+
+_open_segments: weakref.WeakValueDictionary[str, Segment] = weakref.WeakValueDictionary()
+
+
+def open_segment(folder: Path, entry: SegmentEntry) -> Segment:
+    """A segment; readers of one process share it, so that a new generation costs them only its news."""
+    segment = _open_segments.get(entry.name)
+    if segment is None:
+        segment = _open_segments[entry.name] = Segment(folder, entry)
+    return segment
