@@ -30,6 +30,9 @@ from corral.adapters.index.local import LocalIndexStore
 from corral.adapters.index.port import ChunkRow, FileRow, IndexName, LexicalQuery
 from corral.adapters.index.shared import SharedIndexStore
 from corral.errors import ConfigurationError, SearchFailed
+from corral.interfaces.cli.doctor.finding import Verdict
+from corral.interfaces.cli.doctor.machine import check_by_trying
+from corral.interfaces.cli.parts import try_index_store
 from corral.jobs.codebase_indexing.build import build
 from corral.jobs.codebase_indexing.search import CodeSearch
 from corral.jobs.codebase_indexing.source import FolderSource
@@ -415,3 +418,18 @@ def test_the_settings_choose_the_store(place: Place, tmp_path: Path) -> None:
     assert isinstance(made, SharedIndexStore)
     publish(made, row("a.py", "one"))
     assert found(place.machine("b"), "one") == ["a.py"]
+
+
+async def test_the_doctor_tries_the_store_and_leaves_nothing(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(
+        _env_file=None, data_dir=tmp_path, index_store=place.address, index_store_endpoint=place.endpoint
+    )
+    assert await try_index_store(settings) == f"{place.address} takes conditional writes"
+    assert place.bucket().keys("") == []
+    assert await try_index_store(Settings(_env_file=None, data_dir=tmp_path)) == "on this machine alone"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    finding = await check_by_trying("index store", lambda: try_index_store(settings), "mend")
+    assert finding.verdict is Verdict.FAULT
+    assert "AWS_" in finding.detail
