@@ -20,15 +20,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
 import os
-import re
 import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -40,73 +38,24 @@ from corral.adapters.index.local_layout import safe_name
 from corral.adapters.index.local_reader import LocalIndexReader
 from corral.adapters.index.local_writer import LocalIndexWriter
 from corral.adapters.index.port import IndexName, IndexState
+from corral.adapters.index.shared_layout import (
+    BLOCK_BYTES,
+    RECORD,
+    SAFE_BLOCK,
+    Block,
+    Plan,
+    Root,
+    read_block,
+    record_of,
+)
 from corral.errors import SearchFailed
 
 _log = logging.getLogger(__name__)
 
-_FORMAT: Final = 1
-_BLOCK_BYTES: Final = 1 << 20
 _TRIES: Final = 5
 _AWAY_S: Final = 10.0
 """How long a store that can't be asked is left alone by searches that have a copy."""
 _ROOT: Final = "current.json"
-_RECORD: Final = "shared.json"
-"""Beside a local copy: the ``current.json`` that it was fetched by or published as."""
-_SAFE_PART: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,120}")
-_SAFE_BLOCK: Final = re.compile(r"(\d{8,12})-[0-9a-f]{32}/\d+")
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    key: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Root:
-    """What ``current.json`` says."""
-
-    generation: int
-    token: str
-    #: Where its blocks are, ``<project>/<branch>``.
-    home: str
-    #: No index, only the number of the last one.
-    removed: bool = False
-    files: Mapping[str, tuple[_Block, ...]] = field(default_factory=dict)
-
-    def dump(self) -> bytes:
-        files = {
-            name: [[block.key, block.size, block.sha256] for block in blocks] for name, blocks in self.files.items()
-        }
-        said = {
-            "format": _FORMAT,
-            "generation": self.generation,
-            "token": self.token,
-            "home": self.home,
-            "removed": self.removed,
-            "files": files,
-        }
-        return json.dumps(said, separators=(",", ":")).encode()
-
-    @classmethod
-    def load(cls, raw: bytes) -> _Root:
-        """``ValueError``, ``KeyError`` or ``TypeError`` when it is not one of ours."""
-        said = json.loads(raw)
-        if said["format"] != _FORMAT:
-            raise ValueError(f"expected format {_FORMAT}, got {said['format']!r}")
-        files: dict[str, tuple[_Block, ...]] = {}
-        for name, blocks in said["files"].items():
-            loaded = tuple(_Block(str(key), int(size), str(digest)) for key, size, digest in blocks)
-            if not all(map(_SAFE_PART.fullmatch, name.split("/"))) or not all(
-                _SAFE_BLOCK.fullmatch(block.key) for block in loaded
-            ):
-                raise ValueError(f"{name!r} is no file of an index")
-            files[name] = loaded
-        return cls(int(said["generation"]), str(said["token"]), str(said["home"]), bool(said["removed"]), files)
-
-    def keys(self) -> set[str]:
-        return {block.key for blocks in self.files.values() for block in blocks}
 
 
 class _BlockGone(Exception):
@@ -118,7 +67,7 @@ class _Last:
     """The last ``current.json`` that was seen, if there is one."""
 
     tag: str | None = None
-    root: _Root | None = None
+    root: Root | None = None
 
 
 @dataclass(slots=True)
@@ -277,7 +226,7 @@ class SharedIndexStore:
 
     def _token_here(self, name: IndexName) -> str | None:
         folder = self._local.current_folder(name)
-        record = _record(folder) if folder else None
+        record = record_of(folder) if folder else None
         return record.token if record else None
 
     def _drop(self, name: IndexName) -> None:
@@ -302,12 +251,12 @@ class SharedIndexStore:
                 continue
             return
 
-    def _fetch(self, root: _Root, new: Path, old: Path | None) -> None:
+    def _fetch(self, root: Root, new: Path, old: Path | None) -> None:
         """Lay a generation into an empty folder, from the last copy where that has the same, else from the store."""
-        before = (_record(old) if old else None) or _Root(0, "", root.home)
+        before = (record_of(old) if old else None) or Root(0, "", root.home)
         if before.home != root.home:
-            before = _Root(0, "", root.home)
-        missing: list[tuple[_Block, Path, int]] = []
+            before = Root(0, "", root.home)
+        missing: list[tuple[Block, Path, int]] = []
         for name, blocks in root.files.items():
             path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -331,7 +280,7 @@ class SharedIndexStore:
         keys = [_block_key(root.home, block) for block, _, _ in missing]
         if not self._bucket.fetch(keys, take):
             raise _BlockGone
-        (new / _RECORD).write_bytes(root.dump())
+        (new / RECORD).write_bytes(root.dump())
 
     # --- publishing
 
@@ -339,14 +288,14 @@ class SharedIndexStore:
         """Make a sealed local generation everybody's, or raise and leave everything as it was."""
         token = uuid.uuid4().hex
         home = _home(name)
-        before = (_record(base) if base else None) or _Root(0, "", home)
-        plan = _Plan(f"{state.generation:08d}-{token}")
+        before = (record_of(base) if base else None) or Root(0, "", home)
+        plan = Plan(f"{state.generation:08d}-{token}")
         files = {
             path.relative_to(new).as_posix(): plan.blocks_of(path, new, base, before, home)
             for path in sorted(new.rglob("*"))
-            if path.is_file() and path.name != _RECORD and not path.name.endswith(".lock")
+            if path.is_file() and path.name != RECORD and not path.name.endswith(".lock")
         }
-        root = _Root(state.generation, token, home, files=files)
+        root = Root(state.generation, token, home, files=files)
         self._write(plan, before.home, home)
         try:
             seen_tag = self._bucket.swap(_root_key(name), root.dump(), last.tag)
@@ -356,21 +305,21 @@ class SharedIndexStore:
                 self._clean(lambda: self._bucket.delete([f"{home}/o/{key}" for key in plan.written]))
                 raise _busy("another machine published this index meanwhile") from None
             seen_tag = held.tag  # it was ours: the first answer got lost, and the write was sent again
-        record = new / f"{_RECORD}.new"
+        record = new / f"{RECORD}.new"
         record.write_bytes(root.dump())
-        record.replace(new / _RECORD)
+        record.replace(new / RECORD)
         seen = self._indexes.setdefault(name, _Seen())
         seen.last = _Last(seen_tag, root)
         keep = root.keys() | (last.root.keys() if last.root else set())
         self._clean(lambda: self._sweep(home, state.generation, keep))
 
-    def _write(self, plan: _Plan, source: str, home: str) -> None:
+    def _write(self, plan: Plan, source: str, home: str) -> None:
         left = [
             copy for copy in plan.copies if not self._bucket.copy(f"{source}/o/{copy.key}", f"{home}/o/{copy.new_key}")
         ]
         uploads = [*plan.uploads, *((copy.new_key, copy.path, copy.offset) for copy in left)]
         self._bucket.write(
-            (f"{home}/o/{key}", functools.partial(_read_block, path, offset)) for key, path, offset in uploads
+            (f"{home}/o/{key}", functools.partial(read_block, path, offset)) for key, path, offset in uploads
         )
 
     def _sweep(self, home: str, generation: int, keep: set[str]) -> None:
@@ -378,7 +327,7 @@ class SharedIndexStore:
         gone = []
         for key in self._bucket.keys(f"{home}/o"):
             block = key.rpartition("/o/")[2]
-            found = _SAFE_BLOCK.fullmatch(block)
+            found = SAFE_BLOCK.fullmatch(block)
             if found and int(found[1]) <= generation and block not in keep:
                 gone.append(key)
         self._bucket.delete(gone)
@@ -387,14 +336,12 @@ class SharedIndexStore:
         key = f"{home}/{_ROOT}"
         for _ in range(_TRIES):
             held = self._bucket.read(key)
-            root = _Root.load(held.content) if held else None
+            root = Root.load(held.content) if held else None
             if held is None or root is None:
                 return
             if not root.removed:
                 try:
-                    self._bucket.swap(
-                        key, _Root(root.generation, uuid.uuid4().hex, home, removed=True).dump(), held.tag
-                    )
+                    self._bucket.swap(key, Root(root.generation, uuid.uuid4().hex, home, removed=True).dump(), held.tag)
                 except SwapRefused:
                     continue
             self._sweep(home, root.generation, set())
@@ -409,81 +356,21 @@ class SharedIndexStore:
             _log.warning("%s; the next publication cleans up", error)
 
 
-@dataclass(frozen=True, slots=True)
-class _Copy:
-    key: str
-    new_key: str
-    path: Path
-    offset: int
-
-
-class _Plan:
-    """Which blocks a new generation brings, and which it takes over."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self.uploads: list[tuple[str, Path, int]] = []
-        self.copies: list[_Copy] = []
-
-    @property
-    def written(self) -> list[str]:
-        return [key for key, _, _ in self.uploads] + [copy.new_key for copy in self.copies]
-
-    def blocks_of(self, path: Path, new: Path, base: Path | None, before: _Root, home: str) -> tuple[_Block, ...]:
-        name = path.relative_to(new).as_posix()
-        known = before.files.get(name, ())
-        if base and known and _same_file(path, base / name):
-            found: Iterator[tuple[int, _Block, bool]] = ((index, block, True) for index, block in enumerate(known))
-        else:
-            found = _compared(path, known)
-        return tuple(
-            block if same and before.home == home else self._new(block, index, path, copied=same)
-            for index, block, same in found
-        )
-
-    def _new(self, block: _Block, index: int, path: Path, *, copied: bool) -> _Block:
-        key = f"{self._folder}/{len(self.uploads) + len(self.copies)}"
-        if copied:
-            self.copies.append(_Copy(block.key, key, path, index * _BLOCK_BYTES))
-        else:
-            self.uploads.append((key, path, index * _BLOCK_BYTES))
-        return _Block(key, block.size, block.sha256)
-
-
-def _compared(path: Path, known: Sequence[_Block]) -> Iterator[tuple[int, _Block, bool]]:
-    """The blocks of a file, and whether each is what it was."""
-    with path.open("rb") as file:
-        index = 0
-        while content := file.read(_BLOCK_BYTES):
-            digest = hashlib.sha256(content).hexdigest()
-            old = known[index] if index < len(known) else None
-            if old is not None and (old.size, old.sha256) == (len(content), digest):
-                yield index, old, True
-            else:
-                yield index, _Block("", len(content), digest), False
-            index += 1
-
-
 def _laid(
-    path: Path, blocks: Sequence[_Block], old: Path | None, known: Sequence[_Block]
-) -> list[tuple[_Block, Path, int]]:
+    path: Path, blocks: Sequence[Block], old: Path | None, known: Sequence[Block]
+) -> list[tuple[Block, Path, int]]:
     """Make a file with the blocks that the last copy has; what is missing, and where it goes."""
     missing = []
     with path.open("wb") as file:
         for index, block in enumerate(blocks):
-            offset = index * _BLOCK_BYTES
-            content = _read_block(old, offset) if old and index < len(known) and known[index] == block else b""
+            offset = index * BLOCK_BYTES
+            content = read_block(old, offset) if old and index < len(known) and known[index] == block else b""
             if len(content) == block.size:
                 os.pwrite(file.fileno(), content, offset)
             else:
                 missing.append((block, path, offset))
         file.truncate(sum(block.size for block in blocks))
     return missing
-
-
-def _read_block(path: Path, offset: int) -> bytes:
-    with path.open("rb") as file:
-        return os.pread(file.fileno(), _BLOCK_BYTES, offset)
 
 
 def _linked(source: Path, target: Path) -> bool:
@@ -494,23 +381,9 @@ def _linked(source: Path, target: Path) -> bool:
     return True
 
 
-def _same_file(one: Path, other: Path) -> bool:
+def _loaded(held: Held, name: IndexName) -> Root:
     try:
-        return one.samefile(other)
-    except OSError:
-        return False
-
-
-def _record(folder: Path) -> _Root | None:
-    try:
-        return _Root.load((folder / _RECORD).read_bytes())
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # a copy that nobody can vouch for: it is fetched anew
-
-
-def _loaded(held: Held, name: IndexName) -> _Root:
-    try:
-        return _Root.load(held.content)
+        return Root.load(held.content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SearchFailed(
             f"the published index of project {name.project_id!r} can't be read ({error}); delete its objects and index "
@@ -530,7 +403,7 @@ def _root_key(name: IndexName) -> str:
     return f"{_home(name)}/{_ROOT}"
 
 
-def _block_key(home: str, block: _Block) -> str:
+def _block_key(home: str, block: Block) -> str:
     return f"{home}/o/{block.key}"
 
 
