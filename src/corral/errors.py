@@ -39,6 +39,14 @@ Whether a failed attempt is tried again is decided in one place: ``corral.queue.
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
+
+
+def _unpickled(kind: type[CorralError], args: tuple[Any, ...], values: dict[str, Any]) -> CorralError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(values)
+    return error
 
 
 class CorralError(Exception):
@@ -47,6 +55,10 @@ class CorralError(Exception):
     def __init__(self, message: str | None = None) -> None:
         """Use ``message``, or the class's docstring when there is none."""
         super().__init__(message or (type(self).__doc__ or type(self).__name__).splitlines()[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without calling ``__init__`` again, whose arguments differ: errors cross from process to process."""
+        return _unpickled, (type(self), self.args, self.__dict__)
 
 
 class ConfigurationError(CorralError):

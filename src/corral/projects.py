@@ -60,6 +60,8 @@ class Project(BaseModel):
     """Further globs that jobs must not change; ``dir/**`` is everything below ``dir``."""
     allowed_secrets: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
     """Fingerprints of findings of the secret scan that are known to be harmless."""
+    submodules: tuple[Annotated[str, StringConstraints(min_length=1, max_length=64)], ...] = ()
+    """Other registered projects that are indexed as submodules of this one; whoever may search this one sees them."""
     max_changed_files: int = Field(default=300, ge=1)
     max_changed_lines: int = Field(default=20_000, ge=1)
     """Lines added plus lines removed."""

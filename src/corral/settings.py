@@ -122,6 +122,16 @@ class Settings(BaseSettings):
     """Key of the embedding service."""
     embedder_dimension: int | None = Field(default=None, ge=1)
     """Length of its vectors, where it isn't known or a shorter one is wanted."""
+    index_store: str = "local"
+    """Where indexes are kept: ``local``, in ``data_dir``; or ``s3://BUCKET/PREFIX``, for workers on several machines
+    (keys and region by ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, or the machine's role)."""
+    index_memory_mb: int = Field(default=4096, ge=512)
+    """Most memory of a process that builds an index; one that needs more counts as crashed."""
+    index_nested: bool = False
+    """Whether ``corral mcp FOLDER`` enters submodules and other repositories inside the folder. (For indexing jobs a
+    project's own registration names the projects that are its submodules.)"""
+    index_store_endpoint: str | None = None
+    """Address of an S3-compatible server that is not Amazon's."""
 
     # --- running code
     sandbox: Literal["bubblewrap", "docker", "podman", "none"] = "bubblewrap"

@@ -1,15 +1,18 @@
-"""What every index store keeps, run over the one in memory and the one on disk."""
+"""What every index store keeps, run over the one in memory, the one on disk and the one in an object store."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support.object_server import ObjectServer
 
+from corral.adapters.index.bucket import open_bucket
 from corral.adapters.index.local import LocalIndexStore
 from corral.adapters.index.memory import MemoryIndexStore
 from corral.adapters.index.port import (
@@ -23,6 +26,7 @@ from corral.adapters.index.port import (
     LexicalQuery,
     SymbolRow,
 )
+from corral.adapters.index.shared import SharedIndexStore
 from corral.adapters.words import words_of
 from corral.errors import SearchFailed
 
@@ -30,9 +34,28 @@ NAME = IndexName("shop")
 DIMENSION = 4
 
 
-@pytest.fixture(params=["memory", "local"])
+@pytest.fixture(scope="module")
+def objects() -> Iterator[ObjectServer]:
+    with ObjectServer() as server:
+        yield server
+
+
+def shared(objects: ObjectServer, copies: Path, monkeypatch: pytest.MonkeyPatch) -> IndexStore:
+    for name, value in objects.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = open_bucket(f"s3://corral/{uuid.uuid4().hex}", endpoint=objects.endpoint)
+    return SharedIndexStore(bucket, copies, refresh=timedelta(0), lock_timeout=timedelta(0))
+
+
+@pytest.fixture(params=["memory", "local", "shared"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IndexStore]:
-    made: IndexStore = MemoryIndexStore() if request.param == "memory" else LocalIndexStore(tmp_path / "indexes")
+    made: IndexStore
+    if request.param == "memory":
+        made = MemoryIndexStore()
+    elif request.param == "local":
+        made = LocalIndexStore(tmp_path / "indexes", lock_timeout=timedelta(0))
+    else:
+        made = shared(request.getfixturevalue("objects"), tmp_path / "copies", monkeypatch)
     opened: list[IndexReader] = []
     really_open = made.open
 
@@ -355,16 +378,10 @@ def test_odd_names_do_not_leave_the_store(store: IndexStore) -> None:
         assert found(store, "word", name=name) == ["a.py"]
 
 
-def test_one_writer_at_a_time(tmp_path: Path) -> None:
-    makers: list[Callable[[], IndexStore]] = [
-        lambda: LocalIndexStore(tmp_path, lock_timeout=timedelta(0)),
-        MemoryIndexStore,
-    ]
-    for make in makers:
-        store = make()
-        with write(store), pytest.raises(SearchFailed) as refused:
-            write(store)
-        assert refused.value.retryable
-        assert refused.value.reason == "index_busy"
-        with write(store) as again:
-            again.publish(commit="c")
+def test_one_writer_at_a_time(store: IndexStore) -> None:
+    with write(store), pytest.raises(SearchFailed) as refused:
+        write(store)
+    assert refused.value.retryable
+    assert refused.value.reason == "index_busy"
+    with write(store) as again:
+        again.publish(commit="c")

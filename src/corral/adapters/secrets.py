@@ -30,6 +30,22 @@ _TEST_PATH: Final = re.compile(
 )
 _HUNK: Final = re.compile(r"^@@ -\d+(?:,\d+)? \+(\d+)(?:,(\d+))? @@")
 
+_TOKEN_MARKS: Final = (
+    "PRIVATE KEY", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xoxa-", "xoxb-",
+    "xoxp-", "xoxr-", "xoxs-", "AIza", "npm_", "hf_", "pypi-",
+)  # fmt: skip
+#: Apart from the marks: ``task-`` and ``disk-`` are in many texts.
+_SK_TOKEN: Final = re.compile(r"sk-[A-Za-z0-9_-]{32}")
+_KEY_BEGINS: Final = re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+_KEY_ENDS: Final = re.compile(r"-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+_TOKEN: Final = re.compile(
+    r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
+    r"|\bgh[pousr]_[A-Za-z0-9]{36,255}\b|\bgithub_pat_[A-Za-z0-9_]{22,255}\b"
+    r"|\bglpat-[A-Za-z0-9_-]{20,}\b|\bxox[bpars]-[A-Za-z0-9-]{20,}\b"
+    r"|\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{32,}\b|\bAIza[0-9A-Za-z_-]{35}\b"
+    r"|\bnpm_[A-Za-z0-9]{36}\b|\bhf_[A-Za-z0-9]{30,}\b|\bpypi-[A-Za-z0-9_-]{60,}\b",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
@@ -85,6 +101,26 @@ class SecretScanner(Protocol):
             AdapterError: The scanner could not do its work; nothing may be published then.
         """
         ...
+
+
+class SecretMasker(Protocol):
+    """Takes secrets out of texts."""
+
+    async def mask(self, passages: Sequence[Passage]) -> list[MaskedText]:
+        """Each passage without what looks like a secret, in their order; lines stay where they are.
+
+        Raises:
+            AdapterError: The scanner could not do its work.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedText:
+    """A text whose secrets are stars now, and how many there were."""
+
+    text: str
+    count: int
 
 
 def added_lines(patches: str) -> list[Passage]:
@@ -174,18 +210,32 @@ class BetterleaksScanner:
 
     async def scan(self, passages: Sequence[Passage], *, allowed: Collection[str] = frozenset()) -> list[SecretFinding]:
         """What looks like a secret in these passages; see the port."""
+        found = [_finding(entry, passages) for entry in await self._found(passages)]
+        return [finding for finding in found if finding.fingerprint not in allowed]
+
+    async def mask(self, passages: Sequence[Passage]) -> list[MaskedText]:
+        """The passages without what looks like a secret; see ``SecretMasker``."""
+        texts = ["\n".join(passage.lines) for passage in passages]
+        counts = [0] * len(texts)
+        for entry in await self._found(passages):
+            index, secret = _index_of(entry, passages), str(entry.get("match", {}).get("value", ""))
+            if secret and secret in texts[index]:
+                texts[index] = texts[index].replace(secret, _stars(secret))
+                counts[index] += 1
+        return [MaskedText(text, count) for text, count in zip(texts, counts, strict=True)]
+
+    async def _found(self, passages: Sequence[Passage]) -> list[dict[str, Any]]:
+        """What counts of the program's report."""
         if not passages:
             return []
         with tempfile.TemporaryDirectory(prefix="corral-scan-") as name:
             folder = Path(name)
             await asyncio.to_thread(_lay_out, folder, passages)
             report = await self._report(folder)
-        findings = [_finding(entry, passages) for entry in report]
         return [
-            finding
-            for finding, entry in zip(findings, report, strict=True)
-            if finding.fingerprint not in allowed
-            and not (entry.get("confidence") == "low" and _TEST_PATH.search(finding.path))
+            entry
+            for entry in report
+            if not (entry.get("confidence") == "low" and _TEST_PATH.search(passages[_index_of(entry, passages)].path))
         ]
 
     async def _report(self, folder: Path) -> list[dict[str, Any]]:
@@ -260,11 +310,15 @@ def _lay_out(folder: Path, passages: Sequence[Passage]) -> None:
         target.write_bytes("\n".join(passage.lines).encode("utf-8", "replace") + b"\n")
 
 
+def _index_of(entry: dict[str, Any], passages: Sequence[Passage]) -> int:
+    """Which passage a finding is in, by the folder that it was laid into."""
+    parts = Path(str((entry.get("location") or {}).get("path", ""))).parts
+    return int(parts[0]) if parts and parts[0].isdigit() and int(parts[0]) < len(passages) else 0
+
+
 def _finding(entry: dict[str, Any], passages: Sequence[Passage]) -> SecretFinding:
     location = entry.get("location") or {}
-    parts = Path(str(location.get("path", ""))).parts
-    index = int(parts[0]) if parts and parts[0].isdigit() and int(parts[0]) < len(passages) else 0
-    passage = passages[index]
+    passage = passages[_index_of(entry, passages)]
     match = entry.get("match") or {}
     return SecretFinding(
         rule=str(entry.get("rule_id", "unknown")),
@@ -281,3 +335,26 @@ def masked_secret(secret: str) -> str:
     """The start of a long secret, enough to find it by; nothing of a short one."""
     shown = min(4, len(secret) // 8)
     return secret[:shown].replace("\n", " ") + "***"
+
+
+def without_tokens(text: str) -> str:
+    """The text with keys and tokens of well-known forms starred out, by rules that cost next to nothing.
+
+    For texts that are too many for the scanner; lines stay where they are.
+    """
+    if not any(mark in text for mark in _TOKEN_MARKS) and not _SK_TOKEN.search(text):
+        return text
+    return _TOKEN.sub(lambda found: _stars(found[0]), _without_private_keys(text))
+
+
+def _without_private_keys(text: str) -> str:
+    """In one pass: a pattern over both ends would look for the end again from every beginning that has none."""
+    kept, at = [], 0
+    while (begin := _KEY_BEGINS.search(text, at)) and (end := _KEY_ENDS.search(text, begin.end())):
+        kept += [text[at : begin.start()], _stars(text[begin.start() : end.end()])]
+        at = end.end()
+    return "".join([*kept, text[at:]])
+
+
+def _stars(secret: str) -> str:
+    return "***" + "\n" * secret.count("\n")

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corral.errors import ConfigurationError, CorralError, ExtraMissing
+from corral.interfaces.identity import Authenticator, JwtVerifier, TokenStore
+from corral.interfaces.mcp_access import Guarded, caller
 from corral.jobs.codebase_indexing.search import CodeSearch, SearchHit
 from corral.settings import Settings
 
@@ -40,6 +42,8 @@ class LocalFolder:
     root: Path
     store: IndexStore
     embedder: Embedder
+    #: Whether repositories inside it are entered.
+    nested: bool = False
 
     @property
     def project_id(self) -> str:
@@ -54,9 +58,12 @@ class LocalFolder:
     def _refresh(self) -> None:
         from corral.adapters.index.port import IndexName  # noqa: PLC0415 - the ``index`` extra
         from corral.jobs.codebase_indexing.build import build  # noqa: PLC0415 - likewise
+        from corral.jobs.codebase_indexing.nested import NestedSource, with_inner_folders  # noqa: PLC0415 - likewise
         from corral.jobs.codebase_indexing.source import folder_source  # noqa: PLC0415 - likewise
 
-        build(folder_source(self.root), self.store, IndexName(self.project_id), self.embedder)
+        outer = folder_source(self.root)
+        source = with_inner_folders(self.root, outer) if self.nested else NestedSource(outer, {})
+        build(source, self.store, IndexName(self.project_id), self.embedder)
 
 
 def make_server(search: CodeSearch, *, folder: LocalFolder | None = None, version: str = "0") -> MCPServer:
@@ -91,15 +98,19 @@ def serve_stdio(server: MCPServer) -> None:
     server.run("stdio")
 
 
-def http_app(server: MCPServer, *, path: str = "/mcp", host: str = "127.0.0.1") -> Any:
+def http_app(
+    server: MCPServer, *, path: str = "/mcp", host: str = "127.0.0.1", authenticator: Authenticator | None = None
+) -> Any:
     """An ASGI application that speaks streamable HTTP at ``path``; it holds no state between requests.
 
     Args:
         server: From ``make_server``.
         path: Where.
         host: The bind address, whose name requests must carry (against DNS rebinding).
+        authenticator: Who may come in, and to which projects; None lets everybody in.
     """
-    return server.streamable_http_app(streamable_http_path=path, stateless_http=True, json_response=True, host=host)
+    app = server.streamable_http_app(streamable_http_path=path, stateless_http=True, json_response=True, host=host)
+    return app if authenticator is None else Guarded(app, authenticator)
 
 
 class _Answers:
@@ -235,6 +246,9 @@ class _Answers:
 
     async def _project(self, project_id: str) -> str:
         if self._folder is None:
+            asking = caller()
+            if asking is not None and not asking.may_use_project(project_id):  # as if it did not exist
+                raise self._tool_error(f"project {project_id!r} has no index yet: add a codebase-indexing job for it")
             return project_id
         async with self._fresh:  # one refresh at a time; whoever waited finds nothing left to do
             await self._folder.refresh()
@@ -255,23 +269,40 @@ def serve(*, folder: Path | None, http_port: int | None, host: str = "127.0.0.1"
     Args:
         folder: Serve this folder, indexed under the data folder; None serves the projects that workers indexed.
         http_port: Listen there; None talks over standard input and output.
-        host: Bind address for HTTP. There is no login: keep it on loopback, or behind a proxy that has one.
+        host: Bind address for HTTP. For projects the same tokens are asked for as by the HTTP API, once there are any;
+            a folder has no login, so keep it on loopback.
 
     Raises:
         ConfigurationError: A setting is wrong, or there is no such folder.
         ExtraMissing: An extra is not installed.
     """
     from corral.adapters.embedder.factory import make_embedder  # noqa: PLC0415 - the ``index`` extra
+    from corral.adapters.index.factory import make_index_store  # noqa: PLC0415 - likewise
     from corral.adapters.index.local import LocalIndexStore  # noqa: PLC0415 - likewise
 
     if folder is not None and not folder.is_dir():
         raise ConfigurationError(f"expected a folder to serve, got {str(folder)!r}")
     settings = Settings()
-    store = LocalIndexStore(settings.data_dir / "indexes")
+    # A folder of this machine is nobody else's business.
+    store = LocalIndexStore(settings.data_dir / "indexes") if folder else make_index_store(settings)
     embedder = make_embedder(settings)
-    local = LocalFolder(folder, store, embedder) if folder else None
+    local = LocalFolder(folder, store, embedder, nested=settings.index_nested) if folder else None
     server = make_server(CodeSearch(store, embedder), folder=local)
     if http_port is None:
         serve_stdio(server)
-    else:
+    elif local is not None:
         server.run("streamable-http", host=host, port=http_port, stateless_http=True, json_response=True)
+    else:
+        asyncio.run(_serve_projects(server, settings, host, http_port))
+
+
+async def _serve_projects(server: MCPServer, settings: Settings, host: str, port: int) -> None:
+    import uvicorn  # noqa: PLC0415 - the ``mcp`` extra brings it
+
+    from corral.client import Corral  # noqa: PLC0415 - a folder or stdio needs no Redis
+
+    async with Corral(settings=settings) as corral:
+        authenticator = Authenticator(TokenStore(corral.redis), JwtVerifier.from_settings(settings))
+        await authenticator.refuse_public_bind(host)
+        app = http_app(server, host=host, authenticator=authenticator)
+        await uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="error")).serve()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from corral.adapters.llm.port import LanguageModel
     from corral.adapters.llm.response_cache import ResponseCache
     from corral.adapters.workspace import Workspaces
+    from corral.jobs.codebase_indexing.building import ProcessBuilder
     from corral.jobs.codebase_indexing.search import CodeSearch
     from corral.jobs.test_execution.runner import TestRunner
     from corral.projects import ProjectStore
@@ -98,9 +99,16 @@ class Parts:
     @cached_property
     def index_store(self) -> IndexStore:
         """Where indexes are kept."""
-        from corral.adapters.index.local import LocalIndexStore  # noqa: PLC0415
+        from corral.adapters.index.factory import make_index_store  # noqa: PLC0415
 
-        return LocalIndexStore(self.settings.data_dir / "indexes")
+        return make_index_store(self.settings)
+
+    @cached_property
+    def index_builder(self) -> ProcessBuilder:
+        """Builds indexes, in processes of their own."""
+        from corral.jobs.codebase_indexing.building import ProcessBuilder  # noqa: PLC0415
+
+        return ProcessBuilder(self.settings, size=self.settings.concurrency)
 
     @cached_property
     def code_search(self) -> CodeSearch:
@@ -145,6 +153,8 @@ class Parts:
             await runner.close()
         if (search := made.pop("code_search", None)) is not None:
             search.close()
+        if (builder := made.pop("index_builder", None)) is not None:
+            await builder.close()
         # These hold the client that is closed now.
         for name in ("workspaces", "embedder", "index_store", "response_cache", "projects"):
             made.pop(name, None)
@@ -204,7 +214,7 @@ class Parts:
         """The handler of ``codebase-indexing``."""
         from corral.jobs.codebase_indexing.handler import CodebaseIndexingHandler  # noqa: PLC0415
 
-        return CodebaseIndexingHandler(self.projects, self.workspaces, self.index_store, self.embedder)
+        return CodebaseIndexingHandler(self.projects, self.workspaces, self.index_builder)
 
 
 class _WhenNeeded:

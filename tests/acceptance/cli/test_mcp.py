@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,9 @@ import pytest
 from mcp import Client, StdioServerParameters
 from tests.acceptance.cli.conftest import ROOT, Cli
 
-from corral.testing.server import free_port
+from corral.client import Corral
+from corral.interfaces.identity import TokenStore
+from corral.testing.server import EmbeddedServer, free_port
 
 
 @pytest.fixture
@@ -59,6 +64,48 @@ def test_a_folder_is_searched_over_http_until_told(folder: Path, variables: dict
             assert "Traceback" not in process.stderr.read()
         finally:
             process.kill()
+
+
+async def test_projects_over_http_ask_for_a_token_once_there_is_one(
+    variables: dict[str, str], corral_private_server: EmbeddedServer
+) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "corral", "mcp", "--http", str(port)]
+    environment = {**variables, "REDIS_URL": corral_private_server.url}
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            _until_listening(port, process)
+            arguments = {"project_id": "shop", "name": "sales_tax"}
+            assert "no index yet" in json.dumps(_call(port, "find_definition", arguments))
+            async with Corral(redis_url=corral_private_server.url) as corral:
+                token, _ = await TokenStore(corral.redis).create("ada", ["read"], projects=["shop"])
+            until = time.monotonic() + 30
+            while _status(port, None) != 401:
+                assert time.monotonic() < until
+                await asyncio.sleep(0.1)
+            assert _status(port, f"Bearer {token}") == 200
+            assert _status(port, "Bearer corral_x") == 401
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0
+            assert process.stderr is not None
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
+
+
+def _status(port: int, authorization: str | None) -> int:
+    headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+    if authorization is not None:
+        headers["authorization"] = authorization
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}).encode()
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"http://127.0.0.1:{port}/mcp", body, headers), timeout=30
+        ) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code
 
 
 def _until_listening(port: int, process: subprocess.Popen[str]) -> None:

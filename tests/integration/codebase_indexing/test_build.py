@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import textwrap
@@ -16,7 +19,8 @@ import pytest
 from corral.adapters.embedder.static import StaticEmbedder
 from corral.adapters.index.local import LocalIndexStore
 from corral.adapters.index.port import Filters, IndexName
-from corral.errors import SearchFailed
+from corral.errors import GitFailed, SearchFailed
+from corral.jobs.codebase_indexing import source as source_module
 from corral.jobs.codebase_indexing.build import BuildOptions, BuildReport, build
 from corral.jobs.codebase_indexing.search import CodeSearch
 from corral.jobs.codebase_indexing.source import CommitSource, FolderSource, Source, WorktreeSource, folder_source
@@ -212,6 +216,48 @@ def test_hostile_contents_are_survived(  # noqa: PLR0917 - fixtures
     assert paths(search, "old_thing")[:1] == ["old.py"]
     assert "ghp_" not in search.search_now("shop", "leaky")[0].text
     assert not run(WorktreeSource(repository), store, embedder).changed or kind == "commit"
+
+
+def test_fifos_sockets_and_devices_are_neither_opened_nor_waited_for(
+    tmp_path: Path, repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    for root in (repository, tmp_path / "plain"):
+        root.mkdir(exist_ok=True)
+        (root / "a.py").write_text("def plain_thing(): pass\n")
+        os.mkfifo(root / "pipe.py")
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(os.path.relpath(root / "socket.py"))
+        (root / "zero.py").symlink_to("/dev/zero")
+        with contextlib.suppress(PermissionError):  # only the superuser can make one
+            os.mknod(root / "device.py", stat.S_IFCHR | 0o600, os.makedev(1, 5))
+        done = run(folder_source(root), store, embedder, full=True)
+        assert "device.py" not in paths(search, "device")
+        assert paths(search, "plain_thing")[0] == "a.py"
+        assert done.state.skipped.get("symlink") == 1
+
+
+def test_a_tree_that_stands_for_endless_files_is_refused(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "_MAX_LIST_BYTES", 1_000_000)
+    monkeypatch.setattr(source_module, "_MAX_LIST_MEMORY_BYTES", 50_000_000)
+    inside = f"100644 blob {git(repository, 'hash-object', '-w', 'README.md')}"
+    for _ in range(6):  # a hundred to the sixth, in six objects
+        listing = "".join(f"{inside}\tentry{number}.py\n" for number in range(100))
+        made = subprocess.run(
+            ["git", "-C", str(repository), "mktree"], input=listing, capture_output=True, text=True, check=True
+        )
+        inside = f"040000 tree {made.stdout.strip()}"
+    bomb = git(repository, "commit-tree", made.stdout.strip(), "-m", "bomb")
+    before = run(CommitSource(repository / ".git", commit(repository)), store, embedder)
+    for options in ({}, {"full": True}):
+        with pytest.raises(GitFailed, match="too many files") as refused:
+            run(CommitSource(repository / ".git", bomb), store, embedder, **options)
+        assert (refused.value.reason, refused.value.retryable) == ("too_many_files", False)
+    reader = store.open(NAME)
+    assert reader is not None
+    assert reader.state.generation == before.state.generation
+    reader.close()
 
 
 def test_a_folder_swapped_for_a_link_leads_nowhere(repository: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from corral.adapters.embedder.static import StaticEmbedder
 from corral.adapters.index.local import LocalIndexStore
 from corral.adapters.index.port import IndexName
 from corral.jobs.codebase_indexing import build as build_module
-from corral.jobs.codebase_indexing import handler as handler_module
+from corral.jobs.codebase_indexing import building as building_module
+from corral.jobs.codebase_indexing.building import ThreadBuilder
 from corral.jobs.codebase_indexing.handler import CodebaseIndexingHandler
 from corral.jobs.codebase_indexing.payload import CodebaseIndexing
 from corral.jobs.codebase_indexing.search import CodeSearch
@@ -66,7 +67,7 @@ def store(tmp_path: Path) -> LocalIndexStore:
 
 @pytest.fixture
 def handle(repository: Repository, store: LocalIndexStore) -> CodebaseIndexingHandler:
-    return CodebaseIndexingHandler(Projects(), Mirrors(repository.bare), store, StaticEmbedder())
+    return CodebaseIndexingHandler(Projects(), Mirrors(repository.bare), ThreadBuilder(store, StaticEmbedder()))
 
 
 async def test_the_default_branch_is_indexed_and_the_result_tells_all(
@@ -118,7 +119,7 @@ async def test_a_cancelled_job_leaves_the_index_as_it_was(
         released.wait(30)
         return really_build(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(handler_module, "build", slow_build)
+    monkeypatch.setattr(building_module, "build", slow_build)
     running = asyncio.create_task(handle(job(RecordingReporter())))
     await building.wait()
     running.cancel()

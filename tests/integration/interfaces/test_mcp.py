@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
 
 from corral.adapters.embedder.static import StaticEmbedder
 from corral.adapters.index.local import LocalIndexStore
 from corral.adapters.index.port import IndexName
+from corral.client import Corral
+from corral.interfaces.identity import Authenticator, TokenStore
 from corral.interfaces.mcp import LocalFolder, http_app, make_server
 from corral.jobs.codebase_indexing.build import build
 from corral.jobs.codebase_indexing.search import CodeSearch
 from corral.jobs.codebase_indexing.source import folder_source
+from corral.testing.server import EmbeddedServer, free_port
 
 
 @pytest.fixture
@@ -96,6 +105,95 @@ async def test_http_answers(local: LocalFolder) -> None:
         foreign = await client.post("/mcp", json=request, headers={**headers, "host": "evil.example"})
         assert foreign.status_code >= 400
     search.close()
+
+
+@pytest.fixture
+async def guarded(
+    local: LocalFolder, corral_server: EmbeddedServer, corral_prefix: str
+) -> AsyncIterator[tuple[str, TokenStore]]:
+    """A server of two projects over real HTTP, whose tokens are in a real Redis."""
+    for project in ("shop", "bank"):
+        build(folder_source(local.root), local.store, IndexName(project), local.embedder)
+    search = CodeSearch(local.store, local.embedder)
+    async with Corral(redis_url=corral_server.url, prefix=corral_prefix) as corral:
+        tokens = TokenStore(corral.redis, prefix=corral_prefix)
+        app = http_app(make_server(search), authenticator=Authenticator(tokens))
+        port = free_port()
+        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+        running = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+            assert not running.done()
+        yield f"http://127.0.0.1:{port}/mcp", tokens
+        server.should_exit = True
+        await running
+    search.close()
+
+
+@contextlib.asynccontextmanager
+async def client_with(url: str, token: str) -> AsyncIterator[Client]:
+    async with (
+        create_mcp_http_client(headers={"Authorization": f"Bearer {token}"}) as http,
+        Client(streamable_http_client(url, http_client=http)) as client,
+    ):
+        yield client
+
+
+async def test_over_http_a_token_opens_its_projects_only(guarded: tuple[str, TokenStore]) -> None:
+    url, tokens = guarded
+    shop, _ = await tokens.create("ada", ["read"], projects=["shop"])
+    everything, _ = await tokens.create("root", ["admin"])
+    async with client_with(url, shop) as ada, client_with(url, everything) as root:
+        assert {tool.name for tool in (await ada.list_tools()).tools} == {
+            "search_code",
+            "find_definition",
+            "code_context",
+            "around_file",
+        }
+        asked: list[tuple[str, dict[str, Any]]] = [
+            ("search_code", {"query": "sales tax"}),
+            ("find_definition", {"name": "sales_tax"}),
+            ("code_context", {"query": "sales tax", "max_tokens": 300}),
+            ("around_file", {"path": "tax.py"}),
+        ]
+        for tool, arguments in asked:
+            # At once, so that one caller's rights could be taken for the other's.
+            allowed, refused, other = await asyncio.gather(
+                ada.call_tool(tool, {"project_id": "shop", **arguments}),
+                ada.call_tool(tool, {"project_id": "bank", **arguments}),
+                root.call_tool(tool, {"project_id": "bank", **arguments}),
+            )
+            assert "tax.py" in json.dumps(said(allowed))
+            assert "tax.py" in json.dumps(said(other))
+            assert refused.is_error
+            missing = await root.call_tool(tool, {"project_id": "no-such", **arguments})
+            told = [result.content[0].text for result in (refused, missing)]  # type: ignore[union-attr]
+            assert told[0].replace("bank", "no-such") == told[1], "a project of others looks as if it did not exist"
+
+
+async def test_over_http_nobody_comes_in_without_a_token(guarded: tuple[str, TokenStore]) -> None:
+    url, tokens = guarded
+    submit_only, info = await tokens.create("bob", ["submit"])
+    reading, reading_info = await tokens.create("bob", ["read"])
+    request = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+    accept = {"accept": "application/json, text/event-stream"}
+    async with httpx.AsyncClient() as client:
+        for header, status in (
+            (None, 401),
+            ("Bearer wrong", 401),
+            ("Basic abc", 401),
+            (f"Bearer {submit_only}", 403),
+            (f"Bearer {reading}", 200),
+        ):
+            headers = accept if header is None else {**accept, "authorization": header}
+            answer = await client.post(url, json=request, headers=headers)
+            assert answer.status_code == status, answer.text
+            assert (answer.headers.get("www-authenticate") == "Bearer") == (status == 401)
+        assert await tokens.revoke(reading_info.id)
+        tokens._checked.clear()  # what a second does
+        answer = await client.post(url, json=request, headers={**accept, "authorization": f"Bearer {reading}"})
+        assert answer.status_code == 401
+    assert info.id != reading_info.id
 
 
 @pytest.mark.slow

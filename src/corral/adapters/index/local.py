@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import IO
 
 from corral.adapters.index.local_layout import Manifest, disk_failed, generation_name, safe_name
 from corral.adapters.index.local_reader import LocalIndexReader
-from corral.adapters.index.local_writer import LocalIndexWriter
+from corral.adapters.index.local_writer import LocalIndexWriter, Sealed, replace_text, sweep
 from corral.adapters.index.port import IndexName
 from corral.errors import SearchFailed
 
 __all__ = ["LocalIndexReader", "LocalIndexStore", "LocalIndexWriter"]
 
 _OPEN_TRIES = 5
+
+Fill = Callable[[Path, Path | None], None]
+"""Lays a generation into an empty folder, given that and the folder of the generation before, if there is one."""
 
 
 class LocalIndexStore:
@@ -62,9 +66,27 @@ class LocalIndexStore:
         return None
 
     def writer(
-        self, name: IndexName, *, identity: str, embedder: str, dimension: int, fresh: bool = False
+        self,
+        name: IndexName,
+        *,
+        identity: str,
+        embedder: str,
+        dimension: int,
+        fresh: bool = False,
+        above: int = 0,
+        sealed: Sealed | None = None,
     ) -> LocalIndexWriter:
-        """Begin a generation; see the port."""
+        """Begin a generation; see the port.
+
+        Args:
+            name: Which index.
+            identity: What makes it.
+            embedder: The embedder's name.
+            dimension: Length of its vectors.
+            fresh: Begin empty.
+            above: Its number is higher than this one.
+            sealed: Told of the whole generation before it is published here; what it raises throws it away.
+        """
         folder = self.folder(name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +95,7 @@ class LocalIndexStore:
             raise disk_failed("lock", error) from error
         try:
             base = None if fresh else self._base(name, identity)
-            new = max(self.current(name) or 0, _newest(folder)) + 1
+            new = max(self.current(name) or 0, _newest(folder), above) + 1
             return LocalIndexWriter(
                 folder,
                 lock=lock,
@@ -82,12 +104,37 @@ class LocalIndexStore:
                 identity=identity,
                 embedder=embedder,
                 dimension=dimension,
+                sealed=sealed,
             )
         except BaseException as error:
             lock.close()
             if isinstance(error, OSError | ValueError):
                 raise disk_failed("begin", error) from error
             raise
+
+    def adopt(self, name: IndexName, generation: int, fill: Fill, *, wait: bool = True) -> None:
+        """Publish a generation that was made elsewhere.
+
+        Args:
+            name: Of which index.
+            generation: Its number; it may be lower than what is here.
+            fill: Lays it into an empty folder; given that, and the folder of the generation published here, or None.
+            wait: For a writer that is at work here.
+
+        Raises:
+            SearchFailed: A writer is at work (retryable), or the disk refuses.
+        """
+        timeout = self._lock_timeout if wait else timedelta(0)
+        _adopt(self.folder(name), generation, fill, self.current_folder(name), timeout)
+
+    def adopt_folder(self, project: str, branch: str, generation: int, fill: Fill) -> None:
+        """As ``adopt``, of an index whose folder's name is known but not its branch."""
+        _adopt(self._root / project / branch, generation, fill, None, self._lock_timeout)
+
+    def current_folder(self, name: IndexName) -> Path | None:
+        """Folder of the published generation."""
+        generation = self.current(name)
+        return None if generation is None else self.folder(name) / generation_name(generation)
 
     def remove(self, project_id: str) -> None:
         """Forget all indexes of a project."""
@@ -111,6 +158,28 @@ class LocalIndexStore:
         except (OSError, ValueError, KeyError):
             pass
         return None
+
+
+def _adopt(folder: Path, generation: int, fill: Fill, old: Path | None, timeout: timedelta) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder / "LOCK", timeout):
+            for left in folder.glob("f-*"):  # of a process that was killed here
+                shutil.rmtree(left, ignore_errors=True)
+            new = folder / f"f-{uuid.uuid4().hex}"
+            new.mkdir()
+            try:
+                fill(new, old)
+                target = folder / generation_name(generation)
+                if target.exists():  # of that number, but not the same
+                    target.rename(folder / f"f-{uuid.uuid4().hex}")
+                new.rename(target)
+                replace_text(folder / "CURRENT", str(generation))
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+            sweep(folder, keep={target.name, *([old.name] if old else [])})
+    except OSError as error:
+        raise disk_failed("adopt", error) from error
 
 
 def _newest(folder: Path) -> int:

@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
@@ -29,6 +29,10 @@ _SEGMENT_CHUNKS = 100_000
 """A build begins another segment after this many: what it holds in memory has a bound."""
 
 
+Sealed = Callable[[Path, Path | None, IndexState], None]
+"""Given a finished generation's folder, the folder of its base, and what it is."""
+
+
 class LocalIndexWriter:
     """The next generation of one index, in a folder of its own until it is published."""
 
@@ -42,8 +46,11 @@ class LocalIndexWriter:
         identity: str,
         embedder: str,
         dimension: int,
+        sealed: Sealed | None = None,
     ) -> None:
         self._index_folder = folder
+        self._base = base
+        self._sealed = sealed
         self._lock = lock
         self._generation = generation
         self._identity = identity
@@ -52,7 +59,7 @@ class LocalIndexWriter:
         self._base_reader = LocalIndexReader(base) if base else None
         self._published = False
         self._new = folder / generation_name(generation)
-        _sweep(folder, keep=self._current_folders())
+        sweep(folder, keep=self._current_folders())
         shutil.rmtree(self._new, ignore_errors=True)
         self._new.mkdir()
         self._dictionary = ""
@@ -179,7 +186,9 @@ class LocalIndexWriter:
             sizes=sizes_of(self._new),
         )
         (self._new / "manifest.json").write_text(manifest.dump())
-        _replace(self._index_folder / "CURRENT", str(self._generation))
+        if self._sealed is not None:
+            self._sealed(self._new, self._base, state)
+        replace_text(self._index_folder / "CURRENT", str(self._generation))
         self._published = True
         return state
 
@@ -254,7 +263,7 @@ def _by_count(counted: Counter[str]) -> dict[str, int]:
     return dict(sorted(counted.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def _sweep(folder: Path, *, keep: set[str]) -> None:
+def sweep(folder: Path, *, keep: set[str]) -> None:
     """Remove generations that nobody will open again, and those of killed writers (the lock is ours)."""
     for path in folder.glob("g-*"):
         if path.name not in keep:
@@ -277,7 +286,8 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Replace a small file in one step."""
     new = path.with_name(path.name + ".new")
     new.write_text(text)
     new.replace(path)

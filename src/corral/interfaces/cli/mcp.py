@@ -34,8 +34,8 @@ def mcp(
 ) -> None:
     """Serve code search to a coding agent by the Model Context Protocol, until it hangs up.
 
-    A folder is indexed here and kept up to date, uncommitted changes included; Redis is not needed. Over HTTP there is
-    no login, so only this machine is served.
+    A folder is indexed here and kept up to date, uncommitted changes included; Redis is not needed. Over HTTP only this
+    machine is served; projects then ask for the HTTP API's tokens, once there are any.
     """
     output = Output()
     try:

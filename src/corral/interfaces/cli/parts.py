@@ -101,6 +101,23 @@ async def try_index(settings: Settings) -> str:
     return f"in {settings.data_dir}"
 
 
+async def try_index_store(settings: Settings) -> str:
+    """Whether indexes can be kept where the settings say: a bucket is written to, and cleaned again.
+
+    Raises:
+        ConfigurationError: The address is none, or the server can't keep two publishers apart.
+        SearchFailed: The server can't be reached, or refuses.
+        ExtraMissing: Its client is not installed.
+    """
+    if settings.index_store == "local":
+        return "on this machine alone"
+    from corral.adapters.index.bucket import open_bucket  # noqa: PLC0415 - an extra
+
+    bucket = open_bucket(settings.index_store, endpoint=settings.index_store_endpoint)
+    await asyncio.to_thread(bucket.check)
+    return f"{settings.index_store} takes conditional writes"
+
+
 async def try_forge(settings: Settings) -> Finding:
     """Whether pull requests can be opened on GitHub: asks it once, when there is a token."""
     if settings.github_token is None:

@@ -74,6 +74,8 @@ class BuildOptions:
     files: Sequence[str] = ()
     #: More patterns to leave out, in .gitignore's syntax.
     ignore: Sequence[str] = field(default=())
+    #: Paths that are not even parsed: they brought an earlier try down.
+    avoid: Sequence[str] = ()
 
 
 def identity_of(embedder: Embedder, options: BuildOptions = BuildOptions()) -> str:
@@ -242,6 +244,8 @@ class _Build:
             return SkipReason.SUBMODULE
         if entry.path in self._ignore:
             return SkipReason.IGNORED
+        if entry.path in self._options.avoid:
+            return SkipReason.CRASHED
         return skip_by_path(entry.path)
 
     def _skip(self, entry: Entry, reason: SkipReason) -> None:

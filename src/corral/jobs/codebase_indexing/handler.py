@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from corral.adapters.embedder.port import Embedder
-from corral.adapters.index.port import IndexName, IndexStore
-from corral.errors import SearchFailed
-from corral.jobs.codebase_indexing.build import BuildOptions, BuildReport, build
+from corral.adapters.index.port import IndexName
+from corral.jobs.codebase_indexing.build import BuildOptions
+from corral.jobs.codebase_indexing.building import Builder
+from corral.jobs.codebase_indexing.nested import NestedSource, same_repository, submodule_addresses
 from corral.jobs.codebase_indexing.payload import CodebaseIndexing, IndexingResult
-from corral.jobs.codebase_indexing.source import CommitSource
+from corral.jobs.codebase_indexing.source import CommitSource, EntryKind, Source
 from corral.queue.job import Job
-
-_REPORT_EVERY_S = 0.5
 
 
 class HasPath(Protocol):
@@ -49,10 +45,6 @@ class Projects(Protocol):
         ...
 
 
-class _Cancelled(Exception):
-    pass
-
-
 class CodebaseIndexingHandler:
     """Makes a project searchable.
 
@@ -64,8 +56,7 @@ class CodebaseIndexingHandler:
     Args:
         projects: The registered projects.
         mirrors: Their repositories.
-        store: Where indexes are kept.
-        embedder: Makes the vectors.
+        builder: Builds the indexes.
         ignore: More patterns to leave out, in .gitignore's syntax.
     """
 
@@ -73,34 +64,33 @@ class CodebaseIndexingHandler:
         self,
         projects: Projects,
         mirrors: Mirrors,
-        store: IndexStore,
-        embedder: Embedder,
+        builder: Builder,
         *,
         ignore: tuple[str, ...] = (),
     ) -> None:
         self._projects = projects
         self._mirrors = mirrors
-        self._store = store
-        self._embedder = embedder
+        self._builder = builder
         self._ignore = ignore
 
     async def __call__(self, job: Job[CodebaseIndexing]) -> IndexingResult:
         """Index the commit that the payload names.
 
         Raises:
-            UnknownProject: No such project.
+            UnknownProject: No such project, or none of those that are its submodules.
             GitFailed: The repository can't be fetched or read.
             SearchFailed: The index can't be written, or the embedder failed.
+            ProcessDied: Building crashed, again and again.
         """
         asked = job.data
         project = await self._projects.get(asked.project_id)
         await job.progress({"percent": 0, "stage": "fetching"})
         commit = await self._mirrors.resolve(project, asked.commit_id or asked.branch)
-        source = CommitSource(self._mirrors.mirror(project).path, commit)
+        source = await self._with_submodules(project, CommitSource(self._mirrors.mirror(project).path, commit))
         branch = "" if asked.branch in {None, getattr(project, "default_branch", None)} else str(asked.branch)
         options = BuildOptions(full=asked.full_reindex, files=asked.files, ignore=self._ignore)
-        built = await self._build(job, source, IndexName(asked.project_id, branch), options)
-        state = built.state
+        done = await self._builder.build(job, source, IndexName(asked.project_id, branch), options)
+        built, state = done.report, done.report.state
         await job.log(
             f"indexed {commit[:12]}: {state.files} files, {state.chunks} chunks; {built.indexed} read, "
             f"{built.reused} reused, {built.removed} removed in {built.seconds:.2f} s"
@@ -113,46 +103,28 @@ class CodebaseIndexingHandler:
             chunks=state.chunks,
             languages=dict(state.languages),
             skipped=dict(state.skipped),
+            secrets_masked=done.secrets_masked,
             reused=built.reused,
             seconds=round(built.seconds, 3),
             embedder=state.embedder,
             cost_usd=built.cost_usd,
         )
 
-    async def _build(
-        self, job: Job[CodebaseIndexing], source: CommitSource, name: IndexName, options: BuildOptions
-    ) -> BuildReport:
-        """Build in a thread, tell the job how far it is, and stop the thread when the job is cancelled."""
-        stop = threading.Event()
-        latest = (0, 1)
-
-        def report(done: int, total: int) -> None:
-            nonlocal latest
-            if stop.is_set():
-                raise _Cancelled
-            latest = (done, total)
-
-        work: Callable[[], BuildReport] = lambda: build(  # noqa: E731 - one call for the thread
-            source, self._store, name, self._embedder, options, report=report
-        )
-        building = asyncio.ensure_future(asyncio.to_thread(work))
-        told = -1
-        try:
-            while not building.done():
-                await asyncio.wait([building], timeout=_REPORT_EVERY_S)
-                done, total = latest
-                percent = min(99, 100 * done // total)
-                if percent != told:
-                    told = percent
-                    await job.progress({"percent": percent, "stage": "indexing", "files": done, "of": total})
-            return await building
-        except asyncio.CancelledError:
-            stop.set()
-            with contextlib.suppress(_Cancelled, SearchFailed, asyncio.CancelledError):
-                await asyncio.shield(building)  # what it had begun is thrown away before we let go
-            raise
-        except BaseException:
-            stop.set()
-            with contextlib.suppress(Exception):
-                await asyncio.shield(building)
-            raise
+    async def _with_submodules(self, project: Any, source: CommitSource) -> Source:
+        """The commit with those submodules that are projects which its own registration names."""
+        allowed: Sequence[str] = getattr(project, "submodules", ())
+        if not allowed:
+            return NestedSource(source, {})  # an earlier index may have had some
+        git_dir = self._mirrors.mirror(project).path
+        addresses = await asyncio.to_thread(submodule_addresses, git_dir, source.commit, project.repository)
+        others = [await self._projects.get(other) for other in allowed]
+        inner: dict[str, Source] = {}
+        for entry in await asyncio.to_thread(source.entries) if addresses else ():
+            address = addresses.get(entry.path)
+            if entry.kind is not EntryKind.SUBMODULE or address is None:
+                continue
+            other = next((one for one in others if same_repository(one.repository, address)), None)
+            if other is not None:
+                commit = await self._mirrors.resolve(other, entry.blob)
+                inner[entry.path] = CommitSource(self._mirrors.mirror(other).path, commit)
+        return NestedSource(source, inner)

@@ -32,6 +32,8 @@ class IndexingResult(WireModel):
     """Files per language."""
     skipped: dict[str, int] = Field(default_factory=dict)
     """Files per reason: ``binary``, ``too_large``, ``generated``, ``secret``, ``ignored``, …"""
+    secrets_masked: int = 0
+    """Secrets that were starred out in the files read this time."""
     reused: int
     """Files taken from the earlier index unchanged."""
     seconds: float

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
+from corral.adapters.secrets import without_tokens
 from corral.errors import ExtraMissing
 from corral.jobs.codebase_indexing.languages import DATA, PROSE, language_of
 
@@ -34,6 +35,8 @@ class SkipReason(StrEnum):
     SUBMODULE = "submodule"
     UNSUPPORTED = "unsupported"
     """No text that a search for code would want."""
+    CRASHED = "crashed"
+    """Parsing it brought down the process that did."""
     EMPTY = "empty"
     UNREADABLE = "unreadable"
     """Gone or replaced while it was read."""
@@ -60,22 +63,6 @@ _MAX_LINE = 20_000
 _MAX_MEAN_LINE = 250
 _BINARY_WITHIN = 8192
 
-_TOKEN_MARKS = (
-    "PRIVATE KEY", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xoxa-", "xoxb-",
-    "xoxp-", "xoxr-", "xoxs-", "AIza", "npm_", "hf_", "pypi-",
-)  # fmt: skip
-_SK_TOKEN = re.compile(r"sk-[A-Za-z0-9_-]{32}")
-"""Apart from the marks: ``task-`` and ``disk-`` are in many texts."""
-_TOKEN = re.compile(
-    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
-    r"|\bgh[pousr]_[A-Za-z0-9]{36,255}\b|\bgithub_pat_[A-Za-z0-9_]{22,255}\b"
-    r"|\bglpat-[A-Za-z0-9_-]{20,}\b|\bxox[bpars]-[A-Za-z0-9-]{20,}\b"
-    r"|\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{32,}\b|\bAIza[0-9A-Za-z_-]{35}\b"
-    r"|\bnpm_[A-Za-z0-9]{36}\b|\bhf_[A-Za-z0-9]{30,}\b|\bpypi-[A-Za-z0-9_-]{60,}\b",
-    re.DOTALL,
-)
-
 
 def skip_by_path(path: str) -> SkipReason | None:
     """Why a file is left out, by its name alone."""
@@ -101,7 +88,7 @@ def text_of(content: bytes, path: str) -> str | SkipReason:
     language = language_of(path)
     if language not in PROSE and _looks_generated(text, data=language in DATA):
         return SkipReason.GENERATED
-    return masked(text)
+    return without_tokens(text)
 
 
 def decoded(content: bytes) -> str | None:
@@ -122,13 +109,6 @@ def decoded(content: bytes) -> str | None:
     except UnicodeDecodeError:
         control = sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head)
         return None if control > len(head) // 100 else content.decode("latin-1")
-
-
-def masked(text: str) -> str:
-    """The text with keys and tokens replaced by stars; lines stay where they are."""
-    if not any(mark in text for mark in _TOKEN_MARKS) and not _SK_TOKEN.search(text):
-        return text
-    return _TOKEN.sub(lambda found: "***" + "\n" * found[0].count("\n"), text)
 
 
 def _looks_generated(text: str, *, data: bool) -> bool:

@@ -11,8 +11,10 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -47,6 +49,10 @@ _ENVIRONMENT = {
     "HOME": "/nonexistent",
 }
 _HASH_LENGTHS = (40, 64)
+_MAX_LIST_BYTES = 200_000_000
+"""Of a listing by git: some two million files. A few objects can stand for any number of files."""
+_MAX_LIST_MEMORY_BYTES = 500_000_000
+"""Of git itself while it lists: ``diff-tree`` keeps all that it found until it has found everything."""
 
 
 class EntryKind(StrEnum):
@@ -323,6 +329,44 @@ def _run(arguments: Sequence[str], ok: Iterable[int] = (0,), stdin: bytes | None
     return done.stdout
 
 
+def _listed(arguments: Sequence[str]) -> bytes:
+    """What git prints, up to a bound."""
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = subprocess.Popen(
+                [*_GIT, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                env=_environment(),
+                bufsize=1 << 18,
+            )
+        except OSError as error:
+            raise _failed(arguments, str(error)) from error
+        try:
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (_MAX_LIST_MEMORY_BYTES, _MAX_LIST_MEMORY_BYTES))
+            assert process.stdout is not None  # noqa: S101 - asked for above
+            printed = process.stdout.read(_MAX_LIST_BYTES + 1)
+            if len(printed) > _MAX_LIST_BYTES:
+                raise GitFailed(
+                    f"the repository has too many files: a list of them has more than {_MAX_LIST_BYTES:,} bytes",
+                    service="git",
+                    operation="list",
+                    retryable=False,
+                    reason="too_many_files",
+                )
+            if process.wait() != 0:
+                said.seek(0)
+                raise _failed(arguments, said.read(2000).decode("utf-8", "replace").strip()[:300])
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+    return printed
+
+
 def _failed(arguments: Sequence[str], said: str) -> GitFailed:
     operation = next((part for part in arguments[2:] if not part.startswith("-")), "git")
     return GitFailed(f"git {operation}: {said}", service="git", operation=operation, retryable=False)
@@ -336,7 +380,7 @@ def _kind(mode: bytes) -> EntryKind:
 
 def _tree(git: Sequence[str], commit: str, paths: Sequence[str] = ()) -> list[Entry]:
     literal = ["--literal-pathspecs"] if paths else []
-    printed = _run([*git, *literal, "ls-tree", "-r", "-z", "--full-tree", "--end-of-options", commit, *paths])
+    printed = _listed([*git, *literal, "ls-tree", "-r", "-z", "--full-tree", "--end-of-options", commit, *paths])
     found = []
     for record in printed.split(b"\0"):
         meta, tab, path = record.partition(b"\t")
@@ -350,8 +394,10 @@ def _diff(git: Sequence[str], old: str, new: str) -> Change | None:
     if not new:
         return None
     try:
-        printed = _run([*git, "diff-tree", "-r", "-z", "--raw", "--no-renames", "--end-of-options", old, new])
-    except GitFailed:
+        printed = _listed([*git, "diff-tree", "-r", "-z", "--raw", "--no-renames", "--end-of-options", old, new])
+    except GitFailed as error:
+        if error.reason == "too_many_files":
+            raise
         return None  # the old commit is gone, as after a forced push
     changed, removed = [], []
     fields = printed.split(b"\0")

@@ -116,6 +116,9 @@ async def examine_machine(settings: Settings) -> list[Finding]:
         await check_by_trying("sandbox", lambda: parts.try_sandbox(settings), _SANDBOX),
         await check_by_trying("model", lambda: parts.try_model(settings), _MODEL),
         await check_by_trying("code search", lambda: parts.try_index(settings), "pip install 'corral[index]'"),
+        await check_by_trying(
+            "index store", lambda: parts.try_index_store(settings), "docs/search.md says what the bucket needs"
+        ),
         await check_by_trying("forge", lambda: parts.try_forge(settings), "make a new token with the scope 'repo'"),
     ]
 
