@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -239,7 +240,9 @@ def _text_of(event: object) -> str:
 def _parameters(request: ModelRequest) -> ModelRequestParameters:
     parameters = ModelRequestParameters(
         function_tools=[
-            ToolDefinition(name=tool.name, description=tool.description, parameters_json_schema=tool.parameters)
+            ToolDefinition(
+                name=tool.name, description=tool.description, parameters_json_schema=json.loads(tool.parameters)
+            )
             for tool in request.tools
         ]
     )

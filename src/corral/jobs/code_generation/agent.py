@@ -194,7 +194,7 @@ class _Candidate:
             request = ModelRequest(
                 system=_SYSTEM,
                 messages=tuple(self._messages),
-                tools=self._toolbox.described(),
+                tools=self._toolbox.described,
                 max_tokens=min(_ANSWER_TOKENS, model.traits.context_tokens // 4),
                 # Distinct candidates need distinct requests: the response cache gives equal ones the same answer.
                 seed=self._number if session.task.candidates > 1 else None,

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from corral.adapters.llm.budgets import Allowance, Budgets, Exceeded
 from corral.adapters.llm.port import LanguageModel, ModelAnswer, ModelRequest, Usage
+from corral.adapters.llm.request_hash import request_hash
 from corral.errors import ConfigurationError, LlmFailed, SearchFailed, Unrecoverable
 from corral.jobs.code_generation.journal import Journal
 from corral.jobs.code_generation.log_stream import LogStream
@@ -152,7 +153,7 @@ class Session:
         started = time.monotonic()
         while True:
             model = await self.model()
-            question = f"{model.name}\n{request.model_dump_json(exclude={'messages': {'__all__': {'native'}}})}"
+            question = request_hash(model.name, request, with_native=False)
             try:
                 told, resumed = await self.journal.step("ask", question, partial(self._call, model, request))
                 break

@@ -6,6 +6,7 @@ import fnmatch
 import json
 import time
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -146,8 +147,9 @@ class ToolBox:
             return {"write_file": (_WriteFile, self._write_file)}
         return {"edit": (_Edit, self._edit)}
 
+    @cached_property
     def described(self) -> tuple[Tool, ...]:
-        """The tools as models are told about them."""
+        """The tools as models are told about them; the same objects for every question, so they are hashed once."""
         return tuple(
             Tool(name=name, description=(arguments.__doc__ or "").strip(), parameters=_schema(arguments))
             for name, (arguments, _) in sorted(self._tools.items())
@@ -272,7 +274,7 @@ def _fits(path: str, pattern: str) -> bool:
     return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, pattern.replace("**/", ""))
 
 
-def _schema(arguments: type[_Arguments]) -> dict[str, Any]:
-    schema = json.loads(json.dumps(arguments.model_json_schema()))
+def _schema(arguments: type[_Arguments]) -> str:
+    schema = arguments.model_json_schema()
     schema.pop("description", None)
-    return dict(schema)
+    return json.dumps(schema)
