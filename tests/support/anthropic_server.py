@@ -13,8 +13,8 @@ class AnthropicServer(ModelServer):
     """See the module. ``finish`` is ``stop``, ``tool_calls``, ``length``, or the protocol's own word."""
 
     def events(self, reply: Reply) -> list[bytes]:
-        message = {
-            "id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "claude-sonnet-4-5",
+        message: dict[str, Any] = {
+            "id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "claude-sonnet-5",
             "stop_reason": None, "stop_sequence": None,
             "usage": {
                 "input_tokens": 6, "output_tokens": 1, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 0,

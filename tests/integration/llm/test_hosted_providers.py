@@ -41,7 +41,7 @@ PROVIDERS = {
         path="/v1/responses", max_tokens=("max_output_tokens",),
     ),
     "anthropic": Provider(
-        server=AnthropicServer, model="claude-sonnet-4-5", key="ANTHROPIC_API_KEY", address="ANTHROPIC_BASE_URL",
+        server=AnthropicServer, model="claude-sonnet-5", key="ANTHROPIC_API_KEY", address="ANTHROPIC_BASE_URL",
         path="/v1/messages", max_tokens=("max_tokens",),
     ),
     "google": Provider(
@@ -102,7 +102,7 @@ async def test_text_streams_and_usage_and_cost_are_counted(provider: str) -> Non
     assert 0 < answer.usage.usd < 0.001
     assert server.keys in (["bearer k-secret"], ["k-secret"])
     assert [path.partition("?")[0] for path in server.paths] == [PROVIDERS[provider].path]
-    sent = server.requests[0]
+    sent: Any = server.requests[0]
     for name in PROVIDERS[provider].max_tokens:
         sent = sent[name]
     assert sent == 50
@@ -184,7 +184,8 @@ async def test_a_refusal_is_an_answer_of_its_own_kind(provider: str, reply: Repl
 
 
 def google(status: str, message: str = "no", **details: Any) -> dict[str, Any]:
-    told = {"@type": "type.googleapis.com/google.rpc.RetryInfo", **details}
+    kind = "ErrorInfo" if "reason" in details else "RetryInfo"
+    told = {"@type": f"type.googleapis.com/google.rpc.{kind}", **details}
     return {"status": status, "message": message, "details": [told] if details else []}
 
 
@@ -259,7 +260,12 @@ FAILURES = [
     ("google", Reply(status=503, error=google("UNAVAILABLE", "The model is overloaded.")), "overloaded", 15),
     ("google", Reply(status=500, error=google("INTERNAL")), "server_error", None),
     ("google", Reply(status=403, error=google("PERMISSION_DENIED")), "authentication", None),
-    ("google", Reply(status=400, error=google("INVALID_ARGUMENT", "API key not valid.")), "authentication", None),
+    (
+        "google",
+        Reply(status=400, error=google("INVALID_ARGUMENT", "API key not valid.", reason="API_KEY_INVALID")),
+        "authentication",
+        None,
+    ),
     ("google", Reply(status=404, error=google("NOT_FOUND", "models/x is not found")), "model_not_found", None),
     (
         "google",
@@ -311,7 +317,9 @@ async def test_an_answer_that_was_cut_off_is_never_taken_for_a_whole_one(provide
 
 
 async def test_an_answer_that_falls_silent_is_given_up(provider: str) -> None:
-    failed, server = await failure(provider, Reply(stall_after=2), idle_timeout=timedelta(milliseconds=200))
+    # Behind the first piece of text: until then a model may think for a long time.
+    after = {"openai": 3, "anthropic": 4, "google": 1}[provider]
+    failed, server = await failure(provider, Reply(stall_after=after), idle_timeout=timedelta(milliseconds=200))
     assert (failed.reason, failed.retryable) == ("timed_out", True)
     assert server.stalled.is_set()
 

@@ -110,6 +110,7 @@ class CodeGenerationHandler:
                 payload=f"{task.model_dump_json()}\n{settings.model}",
                 base=workspace.commit,
             ),
+            tell=job.log,
         )
         await journal.open()
         seconds = task.budget.seconds
