@@ -144,7 +144,9 @@ async def main() -> None:
         for task in tomllib.loads(SUITES[given.suite].read_text(encoding="utf-8"))["task"]
         if not given.tasks or task["name"] in given.tasks
     ]
-    print(f"{name}, {given.suite} tasks\n{'task':16}{'ended':14}{'hidden':>8}{'requests':>10}{'tokens':>8}{'USD':>9}{'seconds':>9}")
+    print(
+        f"{name}, {given.suite} tasks\n{'task':16}{'ended':14}{'hidden':>8}{'requests':>10}{'tokens':>8}{'USD':>9}{'seconds':>9}"
+    )
     solved = 0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, EmbeddedServer() as server:
         folder = Path(scratch)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
+from corral.jobs.code_generation.source_text import split_lines
+
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -41,7 +43,7 @@ def merge_definitions(source: str, answer: str) -> Merged:
         raise CannotMergeError("your code defines nothing new: expected a function, a class or a constant")
     existing = {node.name: node for node in old.body if isinstance(node, _Definition)}
     existing_constants = {name: node for node in old.body if (name := _assigned_name(node))}
-    lines = source.splitlines()
+    lines = list(split_lines(source))
     replacements: list[tuple[int, int, list[str]]] = []
     appended: list[list[str]] = []
     placed_constants: list[str] = []
@@ -102,7 +104,7 @@ def _first_line(node: _Definition) -> int:
 
 def _lines_of(node: ast.stmt, text: str) -> list[str]:
     first = _first_line(node) if isinstance(node, _Definition) else node.lineno
-    return text.splitlines()[first - 1 : node.end_lineno]
+    return list(split_lines(text)[first - 1 : node.end_lineno])
 
 
 def _missing_imports(old: ast.Module, new: ast.Module, *, defined: set[str]) -> list[str]:

@@ -16,15 +16,9 @@ from corral.jobs.code_generation.candidates import Candidates, Outcome
 from corral.jobs.code_generation.context import instructions_of, mentioned_names, relevant_tests, target_file
 from corral.jobs.code_generation.definitions import CannotMergeError, merge_definitions
 from corral.jobs.code_generation.fences import code_of, has_elision
+from corral.jobs.code_generation.report_text import failing, failure_digest
 from corral.jobs.code_generation.result import AppliedEdit, EndReason
-from corral.jobs.code_generation.session import (
-    BudgetUsedUp,
-    Refused,
-    Session,
-    failing,
-    failure_digest,
-    tokens_of,
-)
+from corral.jobs.code_generation.session import BudgetUsedUp, Refused, Session, tokens_of
 from corral.jobs.code_generation.source_text import NotTextError, SourceText, split_lines
 from corral.jobs.code_generation.worktree import PathRefusedError
 from corral.jobs.test_execution.report import TestReport
@@ -85,7 +79,7 @@ class LocalWorkflow:
 
     async def _try(self, target: str, number: int, candidates: Candidates) -> bool:
         session = self._session
-        session.restore()
+        session.files.restore()
         session.account.edits = []
         original = self._source(target)
         by_definition = target.endswith(".py")
@@ -130,7 +124,7 @@ class LocalWorkflow:
     ) -> str | None:
         """Apply an answer to the untouched file and test it: a complaint for the model, or None when all is well."""
         session = self._session
-        session.restore()
+        session.files.restore()
         started = time.monotonic()
         try:
             edits = self._apply(target, original, answer)
@@ -139,10 +133,10 @@ class LocalWorkflow:
             return f"Your code can't be used: {error}."
         session.note("edit", f"{stage}: {target}", started)
         session.account.edits = edits
-        wrong = session.syntax_errors()
+        wrong = session.files.syntax_errors()
         if wrong:
             return f"Your code is not valid: {wrong}."
-        if not session.changed():
+        if not session.files.changed():
             return "Your code changes nothing. Write the code that the task asks for."
         candidate = await candidates.judge(stage=stage)
         if candidate.passed or candidate.report is None:
@@ -153,14 +147,14 @@ class LocalWorkflow:
         code = code_of(answer.text)
         if answer.finish is Finish.LENGTH:
             raise CannotMergeError("it was cut off; be shorter")
-        created = self._session.read(target) is None
+        created = self._session.files.read(target) is None
         if not target.endswith(".py"):
             if has_elision(code):
                 raise CannotMergeError("it leaves a part of the file out; write the whole file")
-            self._session.write(target, original.with_lines(split_lines(code)).encode())
+            self._session.files.write(target, original.with_lines(split_lines(code)).encode())
             return [AppliedEdit(path=target, how="created" if created else "whole-file")]
         merged = merge_definitions(original.text, code)
-        self._session.write(target, original.with_lines(split_lines(merged.text)).encode())
+        self._session.files.write(target, original.with_lines(split_lines(merged.text)).encode())
         lines = split_lines(merged.text)
         return [
             AppliedEdit(path=target, how="created" if created else "definition", line=_line_of(name, lines))
@@ -170,7 +164,7 @@ class LocalWorkflow:
     # --- what the model is told
 
     def _source(self, target: str) -> SourceText:
-        data = self._session.read(target)
+        data = self._session.files.read(target)
         return SourceText.decode(data) if data is not None else SourceText((), ())
 
     def _question(self, target: str, original: SourceText) -> str:
