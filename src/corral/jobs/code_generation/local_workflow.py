@@ -48,13 +48,13 @@ _ONE_FILE = (
     "that they need."
 )
 _SEVERAL_FILES = (
-    "Answer with one fenced code block for each file that you change: its first line is a comment with the file's path, "
-    "then only the new or changed definitions, each complete, and the imports that they need."
+    "Answer with one fenced code block for each file that you change: its first line is a comment with the file's path,"
+    " then only the new or changed definitions, each complete, and the imports that they need."
 )
 _AT_ONCE = " No explanation."
 _THINK_FIRST = (
-    " Before the code, list what the task asks for: a short line for each requirement and each edge case, with what has "
-    "to come out."
+    " Before the code, list what the task asks for: a short line for each requirement and each edge case, with what has"
+    " to come out."
 )
 _REPAIR = "Say in one line what is wrong, then write the corrected code, complete."
 _SYSTEM_WHOLE_FILE = (
