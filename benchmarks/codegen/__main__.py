@@ -145,7 +145,8 @@ async def main() -> None:
         if not given.tasks or task["name"] in given.tasks
     ]
     print(
-        f"{name}, {given.suite} tasks\n{'task':16}{'ended':14}{'hidden':>8}{'requests':>10}{'tokens':>8}{'USD':>9}{'seconds':>9}"
+        f"{name}, {given.suite} tasks\n{'task':16}{'ended':14}{'hidden':>8}{'requests':>10}{'tokens':>8}"
+        f"{'USD':>9}{'seconds':>9}"
     )
     solved = 0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, EmbeddedServer() as server:
