@@ -20,7 +20,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from corral.adapters.llm.choose import open_model
-from corral.adapters.llm.port import LanguageModel
+from corral.adapters.llm.port import LanguageModel, ModelAnswer, ModelRequest, ModelTraits, OnText
 from corral.adapters.sandbox.factory import make_sandbox
 from corral.adapters.workspace import Workspaces
 from corral.commits import CommitStore
@@ -33,7 +33,42 @@ from corral.projects import Project, ProjectStore
 from corral.settings import Settings
 from corral.testing import EmbeddedServer, job_for
 
-TASKS = Path(__file__).with_name("tasks.toml")
+SUITES = {
+    "known": Path(__file__).with_name("tasks.toml"),
+    "held-out": Path(__file__).with_name("held_out.toml"),
+}
+"""The workflows were worked out on the first; the second says what that is worth elsewhere."""
+
+
+class Transcribed:
+    """A model whose questions and answers are written to a folder, one file for each question."""
+
+    def __init__(self, model: LanguageModel, folder: Path) -> None:
+        self._model = model
+        self._folder = folder
+        self.task = ""
+        self._asked = 0
+
+    @property
+    def name(self) -> str:
+        return self._model.name
+
+    @property
+    def traits(self) -> ModelTraits:
+        return self._model.traits
+
+    async def complete(self, request: ModelRequest, *, on_text: OnText | None = None) -> ModelAnswer:
+        self._asked += 1
+        answer = await self._model.complete(request, on_text=on_text)
+        said = [f"# {request.temperature=} {request.seed=} {request.max_tokens=}", f"## system\n{request.system}"]
+        said += [f"## {message.role}\n{message.text}{message.tool_calls or ''}" for message in request.messages]
+        said += [f"## answer ({answer.finish}, {answer.usage.tokens} tokens)\n{answer.text}{answer.tool_calls or ''}\n"]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / f"{self.task}-{self._asked:02}.md").write_text("\n\n".join(said), encoding="utf-8")
+        return answer
+
+    async def close(self) -> None:
+        await self._model.close()
 
 
 @dataclass
@@ -98,22 +133,29 @@ async def main() -> None:
     options.add_argument("--model", help="default: CORRAL_MODEL")
     options.add_argument("--candidates", type=int, default=3)
     options.add_argument("--repairs", type=int, default=1)
+    options.add_argument("--suite", choices=SUITES, default="known")
     options.add_argument("--tasks", nargs="*", help="only these")
+    options.add_argument("--transcripts", type=Path, help="folder for what the model was asked and what it said")
     given = options.parse_args()
     kept = Settings()
     name = given.model or kept.model
     tasks = [
         task
-        for task in tomllib.loads(TASKS.read_text(encoding="utf-8"))["task"]
+        for task in tomllib.loads(SUITES[given.suite].read_text(encoding="utf-8"))["task"]
         if not given.tasks or task["name"] in given.tasks
     ]
-    print(f"{name}\n{'task':16}{'ended':14}{'hidden':>8}{'requests':>10}{'tokens':>8}{'USD':>9}{'seconds':>9}")
+    print(
+        f"{name}, {given.suite} tasks\n{'task':16}{'ended':14}{'hidden':>8}{'requests':>10}{'tokens':>8}"
+        f"{'USD':>9}{'seconds':>9}"
+    )
     solved = 0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, EmbeddedServer() as server:
         folder = Path(scratch)
         settings = kept.model_copy(update={"data_dir": folder / "data", "model": name})
         redis = Redis.from_url(server.url, decode_responses=True)
-        model = await asyncio.to_thread(open_model, name, kept)
+        model: LanguageModel = await asyncio.to_thread(open_model, name, kept)
+        if given.transcripts is not None:
+            model = Transcribed(model, given.transcripts)
         bench = Bench(
             settings=settings,
             folder=folder,
@@ -129,6 +171,8 @@ async def main() -> None:
                 await bench.projects.add(
                     Project(id=task["name"], repository=str(repository), test_command=task["test_command"])
                 )
+                if isinstance(model, Transcribed):
+                    model.task = task["name"]
                 began = time.monotonic()
                 try:
                     result = await bench.run(task, candidates=given.candidates, repairs=given.repairs)

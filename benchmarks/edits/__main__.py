@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.edits.corpus import download, hunks
+from benchmarks.edits.corpus import SAMPLES, download, hunks
 from benchmarks.edits.spoilings import SPOILINGS, Case
 from corral.jobs.code_generation.edit_formats import FormatError, parse_edits
 from corral.jobs.code_generation.edits import EditsMissedError, SearchReplace, plan_edits
@@ -41,12 +41,14 @@ def main() -> int:
     options.add_argument("--archives", type=Path, help="folder of the packages' archives; missing ones are downloaded")
     options.add_argument("--hunks", type=int, default=300)
     options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--sample", choices=SAMPLES, default="known")
     options.add_argument("--show", default="", help="print cases of this spoiling that were refused or wrong")
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.archives or Path(scratch)
-        download(folder)
-        chosen = hunks(folder, count=given.hunks, seed=given.seed)
+        sample = SAMPLES[given.sample]
+        download(folder, sample)
+        chosen = hunks(folder, sample, count=given.hunks, seed=given.seed)
     print(f"{len(chosen)} hunks\n")
     print(f"{'spoiling':30}{'cases':>7}{'can be told':>13}{'right':>8}{'refused':>9}{'wrong':>7}{'ms':>8}")
     totals: Counter[str] = Counter()

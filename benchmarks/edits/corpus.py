@@ -12,15 +12,45 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PYTHON_PAIRS = (
-    ("click", "8.1.3", "8.1.7"),
-    ("attrs", "22.2.0", "23.2.0"),
-    ("requests", "2.28.0", "2.32.3"),
-    ("jinja2", "3.0.3", "3.1.4"),
-    ("idna", "3.4", "3.7"),
-    ("rich", "12.6.0", "13.7.1"),
-)
-NODE_PAIRS = (("express", "4.17.1", "4.19.2"), ("semver", "7.3.5", "7.6.0"))
+Pair = tuple[str, str, str]
+"""A package and two of its versions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Packages whose changes are looked at together."""
+
+    python: tuple[Pair, ...]
+    node: tuple[Pair, ...] = ()
+
+
+SAMPLES = {
+    # The matcher was worked out on these.
+    "known": Sample(
+        python=(
+            ("click", "8.1.3", "8.1.7"),
+            ("attrs", "22.2.0", "23.2.0"),
+            ("requests", "2.28.0", "2.32.3"),
+            ("jinja2", "3.0.3", "3.1.4"),
+            ("idna", "3.4", "3.7"),
+            ("rich", "12.6.0", "13.7.1"),
+        ),
+        node=(("express", "4.17.1", "4.19.2"), ("semver", "7.3.5", "7.6.0")),
+    ),
+    # Nothing was ever changed because of these; when that has to be done, they belong to the above.
+    "held-out": Sample(
+        python=(
+            ("werkzeug", "2.2.3", "3.0.4"),
+            ("urllib3", "1.26.18", "2.2.3"),
+            ("packaging", "23.0", "24.1"),
+            ("pluggy", "1.0.0", "1.5.0"),
+            ("httpx", "0.23.0", "0.27.2"),
+            ("marshmallow", "3.18.0", "3.22.0"),
+            ("tomlkit", "0.11.6", "0.13.2"),
+        ),
+        node=(("ws", "8.5.0", "8.18.0"), ("commander", "9.0.0", "12.1.0"), ("debug", "4.3.1", "4.3.7")),
+    ),
+}
 _SUFFIXES = (".py", ".pyi", ".js", ".ts", ".md", ".txt", ".json")
 _CONTEXT = 3
 _MOST_LINES = 60
@@ -51,29 +81,29 @@ class Hunk:
         return (*self.old[: self.start], *self.replace, *self.old[self.end :])
 
 
-def download(folder: Path) -> None:
+def download(folder: Path, sample: Sample) -> None:
     """Fetch the pairs with the packages' ordinary clients; what is there already is kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, *versions in PYTHON_PAIRS:
+    for name, *versions in sample.python:
         for version in versions:
             if not any(folder.glob(f"[{name[0]}{name[0].upper()}]{name[1:]}-{version}-*.whl")):
                 command = ["download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
                 subprocess.run([sys.executable, "-m", "pip", *command, f"{name}=={version}"], check=True)
-    for name, *versions in NODE_PAIRS:
+    for name, *versions in sample.node:
         for version in versions:
             if not (folder / f"{name}-{version}.tgz").exists():
                 subprocess.run(["npm", "pack", "--silent", f"{name}@{version}"], cwd=folder, check=True)
 
 
-def hunks(folder: Path, *, count: int, seed: int) -> list[Hunk]:
+def hunks(folder: Path, sample: Sample, *, count: int, seed: int) -> list[Hunk]:
     """So many hunks, the same for the same seed, evenly from all packages."""
     chance = random.Random(seed)
     by_package: list[list[Hunk]] = []
-    for name, old, new in PYTHON_PAIRS:
+    for name, old, new in sample.python:
         pattern = f"[{name[0]}{name[0].upper()}]{name[1:]}"
         before, after = (next(folder.glob(f"{pattern}-{version}-*.whl")) for version in (old, new))
         by_package.append(list(_hunks_of(_wheel(before), _wheel(after), name)))
-    for name, old, new in NODE_PAIRS:
+    for name, old, new in sample.node:
         before, after = folder / f"{name}-{old}.tgz", folder / f"{name}-{new}.tgz"
         by_package.append(list(_hunks_of(_tarball(before), _tarball(after), name)))
     for package in by_package:

@@ -131,8 +131,8 @@ class Parts:
             ModelUnavailable: There is no such model, or its key is missing.
             ExtraMissing: Its client is not installed.
         """
+        from corral.adapters.llm.cached_model import CachedModel  # noqa: PLC0415
         from corral.adapters.llm.choose import open_model  # noqa: PLC0415
-        from corral.adapters.llm.response_cache import CachedModel  # noqa: PLC0415
 
         async with self._opening:
             model = self._models.get(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -55,7 +56,8 @@ async def test_text_streams_and_everything_is_sent_and_counted() -> None:
     assert server.keys == ["bearer k-1"]
 
 
-TOOL = Tool(name="look", description="Look.", parameters={"type": "object", "properties": {"path": {"type": "string"}}})
+PARAMETERS = {"type": "object", "properties": {"path": {"type": "string"}}}
+TOOL = Tool(name="look", description="Look.", parameters=json.dumps(PARAMETERS))
 
 
 async def test_tool_calls_come_back_and_their_answers_go_out() -> None:

@@ -10,8 +10,9 @@ import pytest
 from redis.asyncio import Redis
 
 from corral.adapters.llm.budgets import Allowance, Budgets
+from corral.adapters.llm.cached_model import CachedModel
 from corral.adapters.llm.port import Finish, Message, ModelAnswer, ModelRequest, Role, ToolCall, Usage
-from corral.adapters.llm.response_cache import CachedModel, ResponseCache
+from corral.adapters.llm.response_cache import ResponseCache
 from corral.adapters.llm.scripted import ScriptedModel
 from corral.errors import LlmFailed
 from corral.testing import EmbeddedServer
@@ -202,7 +203,7 @@ async def test_a_flight_whose_process_died_is_taken_over(redis: Any, own_server:
 
 
 async def test_long_answers_are_compressed_and_whole(redis: Any) -> None:
-    text = "def add(a, b): return a + b\n" * 5000
+    text = "def add(a, b): return a + b\n" * 10_000
     async with ResponseCache(redis) as cache:
         async with cache.slot("m", "q") as slot:
             slot.keep(text)
@@ -269,3 +270,25 @@ async def test_budgets_count_per_job_user_and_day(redis: Any) -> None:
     assert exceeded is not None
     assert exceeded.scope == "job"
     assert all([await redis.ttl(key) > 0 for key in await redis.keys("llm-budget:*")])
+
+
+async def test_text_and_the_providers_form_come_back_as_they_were(redis: Any) -> None:
+    answer = ModelAnswer(text='ä "quoted"\n\ttext \U0001f600\x00', native='{"signed": "\u20ac"}\n2', model="m")
+    async with ResponseCache(redis) as cache:
+        cached = CachedModel(ScriptedModel([answer], name="m"), cache)
+        await cached.complete(question())
+        assert await cached.complete(question()) == answer.model_copy(update={"from_cache": True})
+        long = CachedModel(ScriptedModel([answer.model_copy(update={"text": "ab\n" * 200_000})], name="long"), cache)
+        await long.complete(question())
+        assert (await long.complete(question())).text == "ab\n" * 200_000
+
+
+@pytest.mark.parametrize("stored", [b"", b"no answer", b"\x00not zlib", b'9 {"usage": 1}\n', b"x {}\n"])
+async def test_what_can_not_be_read_is_asked_for_again(redis: Any, stored: bytes) -> None:
+    model = ScriptedModel([ANSWER], name="m")
+    async with ResponseCache(redis) as cache:
+        await redis.set(ResponseCache.key("m", question()), stored)
+        cached = CachedModel(model, cache)
+        assert not (await cached.complete(question())).from_cache
+        assert (await cached.complete(question())).from_cache
+        assert (await cache.stats("m")).hits == 1

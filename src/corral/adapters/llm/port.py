@@ -54,8 +54,8 @@ class Tool(_Data):
 
     name: str
     description: str
-    parameters: dict[str, Any]
-    """JSON schema of the arguments object."""
+    parameters: str
+    """JSON schema of the arguments object, as JSON: text, so that a tool can't change once it is made."""
 
 
 class ModelRequest(_Data):

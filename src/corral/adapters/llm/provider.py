@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,6 +60,7 @@ class ProviderModel:
         traits: ModelTraits | None = None,
         idle_timeout: timedelta = timedelta(minutes=2),
         first_text_timeout: timedelta = timedelta(minutes=10),
+        says_why_it_stops: bool = True,
     ) -> None:
         """Wrap ``model``.
 
@@ -68,12 +70,17 @@ class ProviderModel:
             traits: What it can do; default from what the library knows about the model.
             idle_timeout: Longest silence between two pieces of an answer.
             first_text_timeout: Longest wait for the first piece.
+            says_why_it_stops: Whether every whole answer says why it ended, as those of all providers do; without it,
+                one that was cut off passes for a whole one.
         """
         self._model = model
+        self._says_why_it_stops = says_why_it_stops
         self._name = name
         self._traits = traits or _traits_of(model)
         self._idle_timeout = idle_timeout
         self._first_text_timeout = first_text_timeout
+        self._opening = asyncio.Lock()
+        self._opened = False
 
     @property
     def name(self) -> str:
@@ -94,36 +101,41 @@ class ProviderModel:
         except failures.ModelAPIError as error:
             raise _as_llm_failed(error, service=self._name) from error
         except failures.UnexpectedModelBehavior as error:
-            raise LlmFailed(
-                f"{self._name} sent an answer that can't be read: {error}",
-                service=self._name,
-                operation="complete",
-                retryable=True,
-                reason="malformed_answer",
-            ) from error
+            raise self._failed(f"sent an answer that can't be read: {error}", "malformed_answer") from error
         except TimeoutError as error:
-            raise LlmFailed(
-                f"{self._name} fell silent for {self._idle_timeout.total_seconds():g} s in the middle of an answer",
-                service=self._name,
-                operation="complete",
-                retryable=True,
-                reason="timed_out",
-            ) from error
+            silence_s = self._idle_timeout.total_seconds()
+            raise self._failed(f"fell silent for {silence_s:g} s in the middle of an answer", "timed_out") from error
         except failures.UserError as error:
             raise ModelUnavailable(f"{self._name} can't be used: {error}") from error
+        if response.finish_reason == "error":
+            # Google's word for a tool call that its model wrote badly; what there is of the answer is no whole one.
+            why = (response.provider_details or {}).get("finish_reason", "an error")
+            raise self._failed(f"stopped because of {why}", "malformed_answer")
+        if response.finish_reason is None and self._says_why_it_stops:
+            raise self._failed("sent an answer that was cut off: nothing says why it ended", "malformed_answer")
         return _answer(response, name=self._name)
 
+    def _failed(self, why: str, reason: str) -> LlmFailed:
+        return LlmFailed(f"{self._name} {why}", service=self._name, operation="complete", retryable=True, reason=reason)
+
     async def close(self) -> None:
-        """Nothing is held open between calls but the library's own pooled connections."""
-        client = getattr(self._model, "client", None)
-        close = getattr(client, "close", None)
-        if close is not None:
-            outcome = close()
-            if asyncio.iscoroutine(outcome):
-                await outcome
+        """Close the library's pooled connections."""
+        async with self._opening:
+            if self._opened:
+                self._opened = False
+                await self._model.__aexit__(None, None, None)
+
+    async def _open(self) -> None:
+        # Only what was entered is closed with it, whichever provider's client it is.
+        async with self._opening:
+            if not self._opened:
+                await self._model.__aenter__()
+                self._opened = True
 
     async def _stream(self, request: ModelRequest, on_text: OnText | None) -> ModelResponse:
         idle_s = self._idle_timeout.total_seconds()
+        if not self._opened:
+            await self._open()
         async with model_request_stream(
             self._model,
             _native_messages(request),
@@ -239,7 +251,9 @@ def _text_of(event: object) -> str:
 def _parameters(request: ModelRequest) -> ModelRequestParameters:
     parameters = ModelRequestParameters(
         function_tools=[
-            ToolDefinition(name=tool.name, description=tool.description, parameters_json_schema=tool.parameters)
+            ToolDefinition(
+                name=tool.name, description=tool.description, parameters_json_schema=json.loads(tool.parameters)
+            )
             for tool in request.tools
         ]
     )

@@ -12,7 +12,8 @@ wants it waits; errors, truncations and refusals are never kept; the whole is bo
             answer = slot.value
 
 Keys:
-    llm:{model}:{hash}           string   the answer: JSON, or 0x00 and zlib when long
+    llm:{model}:{hash}           string   JSON with value, tokens and usd, or 0x00 and zlib of it when long (a model's
+                                          answer: see ``cached_model``)
     llm-cache:flight:{m}:{h}     string   who is asking for it now; expires when that process dies
     llm-cache:index              zset     ``size:key`` by the millisecond at which it expires
     llm-cache:bytes              string   sum of the sizes in the index
@@ -33,13 +34,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self
 
-from pydantic import BaseModel
-
-from corral.adapters.llm.port import Finish, LanguageModel, ModelAnswer, ModelRequest, ModelTraits, OnText
+from corral.adapters.llm.port import ModelRequest
 from corral.adapters.llm.redis_client import RedisClient, as_text
+from corral.adapters.llm.request_hash import request_hash
 
-_VERSION = "1"
-"""Part of every hash: raise it when the meaning of a stored answer changes."""
 _INDEX = "llm-cache:index"
 _BYTES = "llm-cache:bytes"
 _COMPRESSED = b"\x00"
@@ -84,6 +82,20 @@ class Slot:
 
 
 @dataclass
+class Landing:
+    """One key's place in the cache as bytes; ``land`` stores what was paid for."""
+
+    key: str
+    raw: bytes | None = None
+    """What the cache has; None: whoever holds this is the one to ask."""
+    _packed: bytes | None = None
+
+    def land(self, packed: bytes) -> None:
+        """Store ``packed`` when the block ends without an error."""
+        self._packed = packed
+
+
+@dataclass
 class _Counters:
     hits: int = 0
     misses: int = 0
@@ -112,7 +124,7 @@ class ResponseCache:
         ttl: timedelta = timedelta(hours=1),
         max_bytes: int = 256 << 20,
         max_value_bytes: int = 4 << 20,
-        compress_over_bytes: int = 64 << 10,
+        compress_over_bytes: int = 256 << 10,
     ) -> None:
         """Use ``redis``; nothing is sent yet.
 
@@ -155,12 +167,10 @@ class ResponseCache:
             model: The model's name.
             request: A ``ModelRequest``, or anything that JSON can hold; must contain all that decides the answer.
         """
-        digest = hashlib.sha256(f"{_VERSION}\n{model}\n".encode())
         if isinstance(request, ModelRequest):
-            _add_request(digest, request)
-        else:
-            digest.update(json.dumps(request, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode())
-        return f"llm:{model}:{digest.hexdigest()}"
+            return f"llm:{model}:{request_hash(model, request)}"
+        told = json.dumps([model, request], sort_keys=True, separators=(",", ":"))
+        return f"llm:{model}:{hashlib.sha256(told.encode()).hexdigest()}"
 
     @contextlib.asynccontextmanager
     async def slot(self, model: str, request: Any) -> AsyncIterator[Slot]:
@@ -168,21 +178,34 @@ class ResponseCache:
 
         A block that raises, or that doesn't call ``keep``, stores nothing, and whoever waited asks for itself.
         """
-        key = self.key(model, request)
+        async with self.landing(model, self.key(model, request)) as landing:
+            if landing.raw is not None:
+                found = json.loads(unpacked(landing.raw))
+                self.count_hit(model, tokens=int(found["tokens"]), usd=float(found["usd"]))
+                yield Slot(landing.key, hit=True, value=found["value"])
+                return
+            slot = Slot(landing.key)
+            yield slot
+            if slot._keep:  # noqa: SLF001 - its own file
+                told = {"value": slot.value, "tokens": slot._tokens, "usd": slot._usd}  # noqa: SLF001 - its own file
+                # ASCII, so that text which is no valid Unicode can be kept too.
+                landing.land(json.dumps(told, separators=(",", ":")).encode())
+
+    @contextlib.asynccontextmanager
+    async def landing(self, model: str, key: str) -> AsyncIterator[Landing]:
+        """As ``slot``, for those who have their own form of what is stored; counts misses, but no hits."""
         raw = await self.raw(key)
         if raw is None:
             async with self._flight(key) as landed:
                 if landed is None:
-                    slot = Slot(key)
+                    landing = Landing(key)
                     self._count(model).misses += 1
-                    yield slot
-                    if slot._keep:  # noqa: SLF001 - its own file
-                        await self._store(model, slot)
+                    yield landing
+                    if landing._packed is not None:  # noqa: SLF001 - its own file
+                        await self._store(model, key, landing._packed)  # noqa: SLF001 - its own file
                     return
                 raw = landed
-        found = json.loads(_unpacked(raw))
-        self.count_hit(model, tokens=int(found["tokens"]), usd=float(found["usd"]))
-        yield Slot(key, hit=True, value=found["value"])
+        yield Landing(key, raw)
 
     def raw(self, key: str) -> Awaitable[bytes | None]:
         """What is stored under a key, as it is; None on a miss. Counts nothing."""
@@ -194,6 +217,10 @@ class ResponseCache:
         counters.hits += 1
         counters.saved_tokens += tokens
         counters.saved_usd += usd
+
+    async def forget(self, key: str) -> None:
+        """Remove what can't be read; the books are put right when its time is over."""
+        await self._redis.execute_command("DEL", key)
 
     async def stats(self, model: str) -> CacheStats:
         """What the cache did for ``model`` so far, this process's last second included."""
@@ -273,12 +300,7 @@ class ResponseCache:
 
     # --- storing
 
-    async def _store(self, model: str, slot: Slot) -> None:
-        told = json.dumps(
-            {"value": slot.value, "tokens": slot._tokens, "usd": slot._usd},  # noqa: SLF001 - its own file
-            ensure_ascii=False,
-            separators=(",", ":"),
-        ).encode()
+    async def _store(self, model: str, key: str, told: bytes) -> None:
         if len(told) > self._compress_over_bytes:
             told = _COMPRESSED + zlib.compress(told, 1)
         if len(told) > self._max_value_bytes:
@@ -286,8 +308,8 @@ class ResponseCache:
         ttl_ms = max(int(self._ttl.total_seconds() * 1000), 1)
         now_ms = int(time.time() * 1000)
         pipe = self._redis.pipeline(transaction=False)
-        pipe.execute_command("SET", slot.key, told, "PX", ttl_ms)
-        pipe.execute_command("ZADD", _INDEX, now_ms + ttl_ms, f"{len(told)}:{slot.key}")
+        pipe.execute_command("SET", key, told, "PX", ttl_ms)
+        pipe.execute_command("ZADD", _INDEX, now_ms + ttl_ms, f"{len(told)}:{key}")
         pipe.execute_command("INCRBY", _BYTES, len(told))
         pipe.execute_command("ZRANGEBYSCORE", _INDEX, "-inf", now_ms, "LIMIT", 0, _EVICT_AT_ONCE)
         *_, held_bytes, expired = await pipe.execute()
@@ -349,125 +371,8 @@ class ResponseCache:
         await pipe.execute()
 
 
-class CachedModel:
-    """A model whose answers are kept in the response cache."""
-
-    def __init__(self, model: LanguageModel, cache: ResponseCache) -> None:
-        self._model = model
-        self._cache = cache
-        self._flights: dict[str, asyncio.Future[ModelAnswer]] = {}
-
-    @property
-    def name(self) -> str:
-        """The model's."""
-        return self._model.name
-
-    @property
-    def traits(self) -> ModelTraits:
-        """The model's."""
-        return self._model.traits
-
-    async def complete(self, request: ModelRequest, *, on_text: OnText | None = None) -> ModelAnswer:
-        """Answer from the cache, or ask the model and keep a whole answer; see the port.
-
-        Equal requests of this process that run at the same time share one flight and its failure too: a hundred
-        of them make one call even when it fails.
-        """
-        key = self._cache.key(self.name, request)
-        while (flight := self._flights.get(key)) is not None:
-            try:
-                answer = await asyncio.shield(flight)
-            except asyncio.CancelledError:
-                if flight.cancelled() and not _being_cancelled():
-                    continue  # the one who asked was cancelled, not we: ask again
-                raise
-            return await _told(answer.model_copy(update={"from_cache": True}), on_text)
-        hit = await self._look_up(key, on_text)
-        if hit is not None:
-            return hit
-        if key in self._flights:  # somebody took off while we looked
-            return await self.complete(request, on_text=on_text)
-        mine: asyncio.Future[ModelAnswer] = asyncio.get_running_loop().create_future()
-        self._flights[key] = mine
-        try:
-            answer = await self._ask(request, on_text)
-        except asyncio.CancelledError:
-            mine.cancel()
-            raise
-        except BaseException as error:
-            mine.set_exception(error)
-            mine.exception()  # seen: nobody else may be waiting
-            raise
-        else:
-            mine.set_result(answer)
-            return answer
-        finally:
-            del self._flights[key]
-
-    async def _look_up(self, key: str, on_text: OnText | None) -> ModelAnswer | None:
-        """A hit by the shortest way: one round trip, and the answer read straight from its bytes."""
-        raw = await self._cache.raw(key)
-        if raw is None:
-            return None
-        stored = _StoredAnswer.model_validate_json(_unpacked(raw))
-        self._cache.count_hit(self.name, tokens=stored.tokens, usd=stored.usd)
-        return await _told(stored.value, on_text)
-
-    async def close(self) -> None:
-        """Close the model; the cache belongs to whoever made it."""
-        await self._model.close()
-
-    async def _ask(self, request: ModelRequest, on_text: OnText | None) -> ModelAnswer:
-        async with self._cache.slot(self.name, request) as slot:
-            if slot.hit:
-                return await _told(ModelAnswer.model_validate(slot.value), on_text)
-            answer = await self._model.complete(request, on_text=on_text)
-            if answer.finish in {Finish.STOP, Finish.TOOL_CALLS} and (answer.text or answer.tool_calls):
-                kept = answer.model_dump(mode="json") | {"from_cache": True}
-                slot.keep(kept, tokens=answer.usage.tokens, usd=answer.usage.usd or 0.0)
-            return answer
-
-
-class _StoredAnswer(BaseModel):
-    value: ModelAnswer
-    tokens: int
-    usd: float
-
-
-async def _told(answer: ModelAnswer, on_text: OnText | None) -> ModelAnswer:
-    if on_text is not None and answer.text:
-        await on_text(answer.text)
-    return answer
-
-
-def _being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _add_request(digest: hashlib._Hash, request: ModelRequest) -> None:
-    """Hash every field; texts go in raw behind their lengths, as writing them as JSON would cost as much again."""
-    texts: list[str] = [request.system]
-    shape: list[Any] = [
-        request.max_tokens,
-        request.temperature,
-        request.seed,
-        request.stop,
-        json.dumps(request.output_schema, sort_keys=True) if request.output_schema is not None else None,
-        [tool.model_dump_json() for tool in request.tools],
-    ]
-    for message in request.messages:
-        calls = [(call.id, call.name, call.arguments) for call in message.tool_calls]
-        shape.append((message.role.value, message.tool_call_id, message.tool_name, calls, message.native is None))
-        texts.append(message.text)
-        texts.append(message.native or "")
-    shape.append([len(text) for text in texts])
-    digest.update(repr(shape).encode())
-    for text in texts:
-        digest.update(text.encode())
-
-
-def _unpacked(raw: bytes) -> bytes:
+def unpacked(raw: bytes) -> bytes:
+    """What was stored, from what ``ResponseCache.raw`` gave."""
     return zlib.decompress(memoryview(raw)[1:]) if raw[:1] == _COMPRESSED else raw
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from corral.jobs.code_generation.changes import Version
+from corral.jobs.code_generation.report_text import describe, failing, passing
 from corral.jobs.code_generation.result import AppliedEdit, EndReason
-from corral.jobs.code_generation.session import Session, describe, failing, passing
+from corral.jobs.code_generation.session import Session
 from corral.jobs.test_execution.report import TestReport
 
 
@@ -24,7 +26,7 @@ class Outcome:
 class Candidate:
     """One change that was judged."""
 
-    files: dict[str, bytes | None]
+    files: dict[str, Version | None]
     edits: tuple[AppliedEdit, ...]
     report: TestReport | None
     summary: str
@@ -51,7 +53,7 @@ class Candidates:
         report = await session.run_tests(stage=stage)
         passed = report is None or report.passed
         candidate = Candidate(
-            files=session.changed(),
+            files=session.files.changed(),
             edits=tuple(session.account.edits),
             report=report,
             summary=summary or _summary(session.account.edits, report),
@@ -74,7 +76,7 @@ class Candidates:
         """
         best, session = self._best, self._session
         if best is None:
-            session.restore()
+            session.files.restore()
             session.account.edits = []
             return Outcome(
                 ended=ended or EndReason.NO_CHANGE,
@@ -83,7 +85,7 @@ class Candidates:
                 tests_after=self._before,
                 partial=ended is not None,
             )
-        session.restore(best.files)
+        session.files.restore(best.files)
         session.account.edits = list(best.edits)
         judged = EndReason.FINISHED if best.report is None else EndReason.TESTS_PASS
         if best.passed and best.report is not None:

@@ -8,7 +8,10 @@ imports. A definition that the file imports from elsewhere is a copy of what the
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection
 from dataclasses import dataclass
+
+from corral.jobs.code_generation.source_text import split_lines
 
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -26,6 +29,37 @@ class Merged:
     added: tuple[str, ...]
 
 
+def without_definitions(source: str, names: Collection[str]) -> str:
+    """The file without its functions and classes of these names."""
+    lines = list(split_lines(source))
+    for node in reversed(_parse(source, "the file").body):
+        if isinstance(node, _Definition) and node.name in names:
+            first, last = _first_line(node) - 1, node.end_lineno or node.lineno
+            while last < len(lines) and not lines[last].strip():
+                last += 1
+            del lines[first:last]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def without_imports(source: str, names: Collection[str]) -> str:
+    """The file without what it imports by these names from other modules."""
+    lines = list(split_lines(source))
+    for node in reversed(_parse(source, "the file").body):
+        if isinstance(node, ast.ImportFrom) and any(alias.name in names for alias in node.names):
+            kept = [alias for alias in node.names if alias.name not in names]
+            told = [ast.unparse(ast.ImportFrom(node.module, kept, node.level))] if kept else []
+            lines[node.lineno - 1 : node.end_lineno] = told
+    return "".join(f"{line}\n" for line in lines)
+
+
+def defined_names(source: str) -> set[str]:
+    """Names of a file's functions and classes; none when it can't be parsed."""
+    try:
+        return {node.name for node in ast.parse(source).body if isinstance(node, _Definition)}
+    except (SyntaxError, ValueError):
+        return set()
+
+
 def merge_definitions(source: str, answer: str) -> Merged:
     """Merge the definitions and imports of ``answer`` into ``source``.
 
@@ -41,7 +75,7 @@ def merge_definitions(source: str, answer: str) -> Merged:
         raise CannotMergeError("your code defines nothing new: expected a function, a class or a constant")
     existing = {node.name: node for node in old.body if isinstance(node, _Definition)}
     existing_constants = {name: node for node in old.body if (name := _assigned_name(node))}
-    lines = source.splitlines()
+    lines = list(split_lines(source))
     replacements: list[tuple[int, int, list[str]]] = []
     appended: list[list[str]] = []
     placed_constants: list[str] = []
@@ -102,7 +136,7 @@ def _first_line(node: _Definition) -> int:
 
 def _lines_of(node: ast.stmt, text: str) -> list[str]:
     first = _first_line(node) if isinstance(node, _Definition) else node.lineno
-    return text.splitlines()[first - 1 : node.end_lineno]
+    return list(split_lines(text)[first - 1 : node.end_lineno])
 
 
 def _missing_imports(old: ast.Module, new: ast.Module, *, defined: set[str]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from corral.jobs.code_generation.edits import DeleteFile, Edit, RenameFile, SearchReplace, WholeFile
 from corral.jobs.code_generation.payload import EditFormat
+from corral.jobs.code_generation.source_text import split_lines
 
 _SEARCH = re.compile(r"^\s*<{5,9}\s*(?:SEARCH|ORIGINAL)\b.*$", re.IGNORECASE)
 _DIVIDER = re.compile(r"^\s*={5,9}\s*$")
@@ -39,7 +40,7 @@ def parse_edits(text: str, form: EditFormat) -> list[Edit]:
 
 def holds_edits(text: str) -> EditFormat | None:
     """The format of the edits that a text seems to hold."""
-    lines = text.splitlines()
+    lines = list(split_lines(text))
     if any(_SEARCH.match(line) for line in lines):
         return EditFormat.SEARCH_REPLACE
     if any(_HUNK.match(line) for line in lines) and any(line.startswith("+++ ") for line in lines):
@@ -51,7 +52,7 @@ def holds_edits(text: str) -> EditFormat | None:
 
 
 def _search_replace(text: str) -> Iterator[SearchReplace]:
-    lines = text.splitlines()
+    lines = list(split_lines(text))
     path: str | None = None
     at = 0
     while at < len(lines):
@@ -101,7 +102,7 @@ def _joined(lines: list[str]) -> str:
 def _unified_diff(text: str) -> Iterator[Edit]:
     if "GIT binary patch" in text or re.search(r"^Binary files ", text, re.MULTILINE):
         raise FormatError("binary files can't be edited")
-    lines = _unfenced(text.splitlines())
+    lines = _unfenced(list(split_lines(text)))
     old = new = renamed = None
     at = 0
     while at < len(lines):
@@ -181,7 +182,7 @@ def _hunk(body: list[str], old: str | None, new: str) -> Edit:
 
 
 def _whole_files(text: str) -> Iterator[WholeFile]:
-    lines = text.splitlines()
+    lines = list(split_lines(text))
     at = 0
     while at < len(lines):
         opened = _FENCE.match(lines[at])

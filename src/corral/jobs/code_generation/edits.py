@@ -76,6 +76,8 @@ class Plan:
     """What to write: new bytes by path, None to remove; and how each edit found its place."""
 
     files: dict[str, bytes | None] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+    """New paths, and which files they were."""
     applied: list[AppliedEdit] = field(default_factory=list)
 
 
@@ -112,6 +114,8 @@ def plan_edits(edits: Sequence[Edit], read: Callable[[str], bytes | None]) -> Pl
         files, applied = outcome
         plan.files.update(files)
         plan.applied.append(applied)
+        if isinstance(edit, RenameFile):
+            plan.renamed[edit.to] = plan.renamed.pop(edit.path, edit.path)
     if misses:
         raise EditsMissedError(misses)
     return plan

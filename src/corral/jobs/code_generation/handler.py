@@ -110,6 +110,7 @@ class CodeGenerationHandler:
                 payload=f"{task.model_dump_json()}\n{settings.model}",
                 base=workspace.commit,
             ),
+            tell=job.log,
         )
         await journal.open()
         seconds = task.budget.seconds
@@ -139,11 +140,11 @@ class CodeGenerationHandler:
                 return await AgentLoop(session).run()
             return await LocalWorkflow(session).run()
         except Refused as refusal:
-            session.restore()
+            session.files.restore()
             session.account.edits = []
             return Outcome(ended=EndReason.REFUSED, summary=str(refusal) or "The model refused.")
         except LlmFailed:
-            session.restore()
+            session.files.restore()
             raise
 
     async def _finish(
@@ -155,7 +156,7 @@ class CodeGenerationHandler:
         diff, commit, branch = "", None, None
         files: tuple[ChangedFile, ...] = ()
         ended = outcome.ended
-        changes = await workspace.changes() if session.changed() else ()
+        changes = await workspace.changes() if session.files.changed() else ()
         if changes:
             diff = await workspace.diff()
             files = tuple(

@@ -9,34 +9,56 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import PurePosixPath
 
 from corral.adapters.llm.port import Finish, Message, ModelAnswer, ModelRequest, Role
 from corral.errors import LlmFailed
 from corral.jobs.code_generation.candidates import Candidates, Outcome
-from corral.jobs.code_generation.context import instructions_of, mentioned_names, relevant_tests, target_file
-from corral.jobs.code_generation.definitions import CannotMergeError, merge_definitions
-from corral.jobs.code_generation.fences import code_of, has_elision
-from corral.jobs.code_generation.result import AppliedEdit, EndReason
-from corral.jobs.code_generation.session import (
-    BudgetUsedUp,
-    Refused,
-    Session,
-    failing,
-    failure_digest,
-    tokens_of,
+from corral.jobs.code_generation.context import (
+    instructions_of,
+    is_test,
+    mentioned_names,
+    mentioned_paths,
+    relevant_tests,
+    target_file,
+    text_of,
 )
+from corral.jobs.code_generation.definitions import (
+    CannotMergeError,
+    defined_names,
+    merge_definitions,
+    without_definitions,
+    without_imports,
+)
+from corral.jobs.code_generation.fences import blocks_of, code_of, has_elision
+from corral.jobs.code_generation.report_text import failing, failure_digest
+from corral.jobs.code_generation.result import AppliedEdit, EndReason
+from corral.jobs.code_generation.session import BudgetUsedUp, Refused, Session, tokens_of
 from corral.jobs.code_generation.source_text import NotTextError, SourceText, split_lines
 from corral.jobs.code_generation.worktree import PathRefusedError
 from corral.jobs.test_execution.report import TestReport
 
 _ANSWER_TOKENS = 1024
-_LATER_TEMPERATURE = 0.3
-_SYSTEM_DEFINITIONS = (
-    "You are an expert programmer who changes an existing code base. Answer with one fenced code block that holds only "
-    "the new or changed definitions, each complete, and the imports that they need. No explanation."
+_LATER_TEMPERATURE = 0.6
+_MOST_RELATED = 3
+_TAKES_AWAY = re.compile(r"\b(rename|remove|delete|drop|move)s?\b", re.IGNORECASE)
+_SYSTEM = "You are an expert programmer who changes an existing code base. "
+_ONE_FILE = (
+    "Answer with one fenced code block that holds only the new or changed definitions, each complete, and the imports "
+    "that they need."
 )
+_SEVERAL_FILES = (
+    "Answer with one fenced code block for each file that you change: its first line is a comment with the file's path,"
+    " then only the new or changed definitions, each complete, and the imports that they need."
+)
+_AT_ONCE = " No explanation."
+_THINK_FIRST = (
+    " Before the code, list what the task asks for: a short line for each requirement and each edge case, with what has"
+    " to come out."
+)
+_REPAIR = "Say in one line what is wrong, then write the corrected code, complete."
 _SYSTEM_WHOLE_FILE = (
-    "You are an expert programmer who changes an existing code base. Answer with one fenced code block that holds the "
+    f"{_SYSTEM}Answer with one fenced code block that holds the "
     "whole new content of the file, nothing left out. No explanation."
 )
 
@@ -47,6 +69,8 @@ class LocalWorkflow:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._before: TestReport | None = None
+        self._judged: set[str] = set()
+        """Changes that the tests have spoken about: a small model often gives one answer twice."""
 
     async def run(self) -> Outcome:
         """Do it; the session's files are the best candidate's at the end."""
@@ -85,12 +109,12 @@ class LocalWorkflow:
 
     async def _try(self, target: str, number: int, candidates: Candidates) -> bool:
         session = self._session
-        session.restore()
+        session.files.restore()
         session.account.edits = []
         original = self._source(target)
         by_definition = target.endswith(".py")
         request = ModelRequest(
-            system=_SYSTEM_DEFINITIONS if by_definition else _SYSTEM_WHOLE_FILE,
+            system=self._system(target, number) if by_definition else _SYSTEM_WHOLE_FILE,
             messages=(Message(role=Role.USER, text=self._question(target, original)),),
             max_tokens=_ANSWER_TOKENS if by_definition else _ANSWER_TOKENS + tokens_of(original.text),
             # The first is the most likely answer; the others differ from it and, by their seed, from each other.
@@ -130,7 +154,7 @@ class LocalWorkflow:
     ) -> str | None:
         """Apply an answer to the untouched file and test it: a complaint for the model, or None when all is well."""
         session = self._session
-        session.restore()
+        session.files.restore()
         started = time.monotonic()
         try:
             edits = self._apply(target, original, answer)
@@ -139,11 +163,15 @@ class LocalWorkflow:
             return f"Your code can't be used: {error}."
         session.note("edit", f"{stage}: {target}", started)
         session.account.edits = edits
-        wrong = session.syntax_errors()
+        wrong = session.files.syntax_errors()
         if wrong:
             return f"Your code is not valid: {wrong}."
-        if not session.changed():
+        if not session.files.changed():
             return "Your code changes nothing. Write the code that the task asks for."
+        digest = session.files.digest()
+        if digest in self._judged:
+            return "This is the code that failed before. Think again about what the task asks for; write other code."
+        self._judged.add(digest)
         candidate = await candidates.judge(stage=stage)
         if candidate.passed or candidate.report is None:
             return None
@@ -153,24 +181,50 @@ class LocalWorkflow:
         code = code_of(answer.text)
         if answer.finish is Finish.LENGTH:
             raise CannotMergeError("it was cut off; be shorter")
-        created = self._session.read(target) is None
+        created = self._session.files.read(target) is None
         if not target.endswith(".py"):
             if has_elision(code):
                 raise CannotMergeError("it leaves a part of the file out; write the whole file")
-            self._session.write(target, original.with_lines(split_lines(code)).encode())
+            self._session.files.write(target, original.with_lines(split_lines(code)).encode())
             return [AppliedEdit(path=target, how="created" if created else "whole-file")]
-        merged = merge_definitions(original.text, code)
-        self._session.write(target, original.with_lines(split_lines(merged.text)).encode())
+        parts = self._parts(target, answer.text) or {target: code}
+        gone = self._gone(original.text, parts.get(target, ""))
+        edits: list[AppliedEdit] = []
+        for path, part in parts.items():
+            text = self._source(path).text
+            kept = without_definitions(text, gone) if path == target else without_imports(text, gone)
+            edits += self._merge(path, kept, part)
+        return edits
+
+    def _gone(self, source: str, code: str) -> set[str]:
+        """What the task names, has taken away, and the model's version no longer has: a new name stands for it."""
+        if not code or not _TAKES_AWAY.search(self._session.task.prompt):
+            return set()
+        return defined_names(source) & set(mentioned_names(self._session.task.prompt)) - defined_names(code)
+
+    def _parts(self, target: str, answer: str) -> dict[str, str]:
+        """The answer's code by file; blocks that name no file that may be changed are the target's."""
+        allowed = {target, *(path for path, _ in self._related(target))}
+        by_file: dict[str, list[str]] = {}
+        for path, block in blocks_of(answer):
+            by_file.setdefault(path if path in allowed else target, []).append(block)
+        return {path: "\n\n".join(blocks) for path, blocks in by_file.items()}
+
+    def _merge(self, path: str, text: str, code: str) -> list[AppliedEdit]:
+        source = self._source(path)
+        created = self._session.files.read(path) is None
+        merged = merge_definitions(text, code)
         lines = split_lines(merged.text)
+        self._session.files.write(path, source.with_lines(lines).encode())
         return [
-            AppliedEdit(path=target, how="created" if created else "definition", line=_line_of(name, lines))
+            AppliedEdit(path=path, how="created" if created else "definition", line=_line_of(name, lines))
             for name in (*merged.replaced, *merged.added)
         ]
 
     # --- what the model is told
 
     def _source(self, target: str) -> SourceText:
-        data = self._session.read(target)
+        data = self._session.files.read(target)
         return SourceText.decode(data) if data is not None else SourceText((), ())
 
     def _question(self, target: str, original: SourceText) -> str:
@@ -183,6 +237,10 @@ class LocalWorkflow:
             if tokens_of(text) <= room:
                 room -= tokens_of(text)
                 parts.append(f"File `{path}` (do not change it):\n```{language}\n{text}```")
+        for path, text in self._related(target):
+            if tokens_of(text) <= room:
+                room -= tokens_of(text)
+                parts.append(f"File `{path}` (change it too if the task needs it):\n```{language}\n{text}```")
         notes = instructions_of(session.worktree, limit=1200)
         if notes and tokens_of(notes) <= room:
             parts.append(f"Notes of the project:\n{notes}")
@@ -190,17 +248,49 @@ class LocalWorkflow:
         parts.append(f"Task: {session.task.prompt.strip()}\n\n{what} `{target}`.")
         return "\n\n".join(parts)
 
+    def _system(self, target: str, number: int) -> str:
+        """Every other candidate lists the requirements first: another way to the answer, where one failed."""
+        form = _SEVERAL_FILES if self._related(target) else _ONE_FILE
+        return _SYSTEM + form + (_AT_ONCE if number % 2 else _THINK_FIRST)
+
+    def _related(self, target: str) -> list[tuple[str, str]]:
+        """Other sources of the same language that the task names, or that use a name of the target that it names."""
+        prompt, worktree = self._session.task.prompt, self._session.worktree
+        if not target.endswith(".py"):
+            return []
+        names = set(mentioned_names(prompt)) & defined_names(text_of(worktree, target) or "")
+        used = re.compile(rf"\b({'|'.join(map(re.escape, sorted(names)))})\b") if names else None
+        files = worktree.files()
+        named = mentioned_paths(prompt, files)
+        found: list[tuple[str, str]] = []
+        for path in files:
+            if path == target or not path.endswith(".py") or is_test(path):
+                continue
+            text = text_of(worktree, path)
+            if text and (path in named or (used is not None and used.search(text) and _stem(target) in text)):
+                found.append((path, text))
+        return found[:_MOST_RELATED]
+
     def _repair_request(self, request: ModelRequest, answer: ModelAnswer, complaint: str) -> ModelRequest:
         # The first question and the last answer: a small context holds no long history.
         return request.model_copy(
             update={
+                # The same question gets the same answer, and a small model stands by it: let it look elsewhere.
+                "temperature": _LATER_TEMPERATURE,
                 "messages": (
                     request.messages[0],
                     Message(role=Role.ASSISTANT, text=answer.text),
-                    Message(role=Role.USER, text=f"{complaint}\n\nWrite the corrected code, complete."),
-                )
+                    Message(
+                        role=Role.USER,
+                        text=f"{complaint}\n\n{_REPAIR}",
+                    ),
+                ),
             }
         )
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).stem
 
 
 def _line_of(name: str, lines: tuple[str, ...]) -> int | None:

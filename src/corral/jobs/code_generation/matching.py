@@ -14,9 +14,11 @@ import contextlib
 import difflib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import accumulate
 
 FUZZY_THRESHOLD = 0.85
 """Least similarity of a whole block."""
@@ -27,6 +29,12 @@ _FUZZY_MARGIN = 0.1
 _FUZZY_LEAST_LINES = 3
 """Shorter blocks say too little to be found by resemblance."""
 _FUZZY_MOST_LINES = 400
+_MOST_ALIKE = 20_000
+"""Pairs of equal lines in a block: one that repeats itself so much is like any place, and takes minutes to compare."""
+_MOST_COMPARED = 4_000_000
+"""Pairs of a quoted and a new line; likewise."""
+_LONGEST_COMPARED = 2000
+"""Characters of a line; longer ones (data, generated code) are equal or they are not."""
 _LOOK_ALIKES = str.maketrans(
     {
         "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201b": "'", "\u2032": "'", "\u00b4": "'",
@@ -90,6 +98,8 @@ def place(lines: Sequence[str], search: Sequence[str], replace: Sequence[str]) -
     if not any(line.strip() for line in search):
         return Missed(why="the search text is empty; quote the lines that are to be changed")
     for how, normal in _EQUALITIES:
+        if how is not How.EXACT and len(search) * len(replace) > _MOST_COMPARED:
+            return Missed(why="no such lines, and the edit is too long to look for what you meant; change less at once")
         found = _places(lines, search, normal)
         if len(found) > 1:
             return _several(lines, found)
@@ -107,13 +117,18 @@ def nearest_lines(lines: Sequence[str], search: Sequence[str], *, context: int =
     if not lines:
         return "(the file is empty)"
     width = min(max(len(search), 1), len(lines), 40)
-    wanted = [_plain(line) for line in search]
-    have = [_plain(line) for line in lines]
-    words = set(" ".join(wanted).split())
-    start = max(
-        range(len(lines) - width + 1),
-        key=lambda at: (len(words & set(" ".join(have[at : at + width]).split())), -at),
-    )
+    words = set(" ".join(_plain(line) for line in search).split())
+    shared = [words.intersection(_plain(line).split()) for line in lines]
+    inside = Counter(word for one in shared[:width] for word in one)
+    best, start = len(inside), 0
+    for at in range(1, len(lines) - width + 1):  # a sliding window, as files may have a hundred thousand lines
+        for word in shared[at - 1]:
+            inside[word] -= 1
+            if not inside[word]:
+                del inside[word]
+        inside.update(shared[at + width - 1])
+        if len(inside) > best:
+            best, start = len(inside), at
     first, last = max(0, start - context), min(len(lines), start + width + context)
     return "\n".join(f"{number}: {lines[number - 1]}" for number in range(first + 1, last + 1))
 
@@ -231,16 +246,17 @@ def _only_first_is_shifted(search: Sequence[str], replace: Sequence[str], real: 
 def _has_rival(lines: Sequence[str], search: Sequence[str], start: int, end: int) -> bool:
     """Whether another place has most of the lines just as they were quoted: the meant one, changed since, perhaps."""
     wanted = [plain_characters(line) for line in search]
-    have = [plain_characters(line) for line in lines]
     known = {line for line in wanted if line}
-    weight = sum(len(line) for line in wanted)
-    width = len(wanted)
-    for at in range(len(have) - width + 1):
-        if at < end and at + width > start:
-            continue
-        if sum(len(line) for line in have[at : at + width] if line in known) >= _RIVAL_SHARE * weight:
-            return True
-    return False
+    sums = _shared_sums([plain_characters(line) for line in lines], known)
+    least, width = _RIVAL_SHARE * sum(len(line) for line in wanted), len(wanted)
+    return any(
+        sums[at + width] - sums[at] >= least for at in range(len(lines) - width + 1) if at >= end or at + width <= start
+    )
+
+
+def _shared_sums(lines: Sequence[str], known: set[str]) -> list[int]:
+    """How many characters of known lines there are before each line, so that a window's are one subtraction."""
+    return list(accumulate((len(line) if line in known else 0 for line in lines), initial=0))
 
 
 class _UnknownIndentationError(ValueError):
@@ -412,6 +428,8 @@ def _by_likeness(lines: Sequence[str], search: Sequence[str], replace: Sequence[
     wanted = [_plain(line) for line in search]
     if len([line for line in wanted if line]) < _FUZZY_LEAST_LINES or len(wanted) > _FUZZY_MOST_LINES:
         return None
+    if sum(count * count for count in Counter(wanted).values()) > _MOST_ALIKE:
+        return None
     have = [_plain(line) for line in lines]
     scored = _windows(have, wanted)
     if not scored:
@@ -433,10 +451,10 @@ def _windows(have: Sequence[str], wanted: Sequence[str]) -> list[tuple[float, in
     width = len(wanted)
     known = {line for line in wanted if line}
     weight = sum(len(line) for line in wanted) or 1
+    sums = _shared_sums(have, known)
     likely: list[tuple[float, int]] = []
     for start in range(max(1, len(have) - width + 1)):
-        window = have[start : start + width]
-        shared = sum(len(line) for line in window if line in known)
+        shared = sums[min(start + width, len(have))] - sums[start]
         if shared >= 0.4 * weight:  # below, no alignment can reach the threshold with whole lines missing
             likely.append((shared, start))
     likely.sort(reverse=True)
@@ -470,6 +488,8 @@ def _aligned(have: Sequence[str], wanted: Sequence[str]) -> list[tuple[int, int,
             pairs.extend((a, b, 1.0) for a, b in zip(range(a1, a2), range(b1, b2), strict=True))
         elif tag == "replace" and a2 - a1 == b2 - b1:
             for a, b in zip(range(a1, a2), range(b1, b2), strict=True):
+                if max(len(have[a]), len(wanted[b])) > _LONGEST_COMPARED:
+                    continue
                 ratio = difflib.SequenceMatcher(None, have[a], wanted[b], autojunk=False).ratio()
                 if ratio >= _PAIRED_LINES:
                     pairs.append((a, b, ratio))

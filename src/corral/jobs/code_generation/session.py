@@ -1,34 +1,33 @@
 """One attempt at one job: everything the workflows do to the outside goes through here.
 
-It asks the model (budgets, fallback, journal, log), runs the tests (journal), writes files (so that a candidate can be
-taken back), and keeps the account that becomes the result.
+It asks the model (budgets, fallback, journal, log), runs the tests (journal), holds the files (``changes``), and keeps
+the account that becomes the result.
 """
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import contextlib
 import json
-import shutil
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 from corral.adapters.llm.budgets import Allowance, Budgets, Exceeded
 from corral.adapters.llm.port import LanguageModel, ModelAnswer, ModelRequest, Usage
+from corral.adapters.llm.request_hash import request_hash
 from corral.errors import ConfigurationError, LlmFailed, SearchFailed, Unrecoverable
+from corral.jobs.code_generation.changes import Changes
 from corral.jobs.code_generation.journal import Journal
 from corral.jobs.code_generation.log_stream import LogStream
 from corral.jobs.code_generation.parts import CodeSearchLike, OpenModel, RunsTests
 from corral.jobs.code_generation.payload import CodeGeneration
+from corral.jobs.code_generation.report_text import describe
 from corral.jobs.code_generation.result import AppliedEdit, Step
+from corral.jobs.code_generation.tree_copy import copy_of
 from corral.jobs.code_generation.worktree import Worktree
-from corral.jobs.test_execution.report import CaseOutcome, TestReport
+from corral.jobs.test_execution.report import TestReport
 from corral.queue.job import Job
 
 _LASTING = frozenset({"quota_exceeded", "authentication", "model_not_found", "rejected"})
@@ -101,6 +100,7 @@ class Session:
         self.job = job
         self.task = job.data
         self.worktree = worktree
+        self.files = Changes(worktree)
         self.base = base
         self.test_command = test_command if tests is not None else None
         self.account = Account()
@@ -115,7 +115,6 @@ class Session:
         self._setup_command = setup_command
         self._test_timeout = test_timeout
         self._search = search
-        self._originals: dict[str, bytes | None] = {}
         self._percent = 0.0
 
     # --- telling
@@ -152,7 +151,7 @@ class Session:
         started = time.monotonic()
         while True:
             model = await self.model()
-            question = f"{model.name}\n{request.model_dump_json(exclude={'messages': {'__all__': {'native'}}})}"
+            question = request_hash(model.name, request, with_native=False)
             try:
                 told, resumed = await self.journal.step("ask", question, partial(self._call, model, request))
                 break
@@ -242,56 +241,6 @@ class Session:
             for path, start, end, symbol, score, text in json.loads(told)
         ]
 
-    # --- files
-
-    def read(self, path: str) -> bytes | None:
-        """A file as it is now; see ``Worktree.read``."""
-        return self.worktree.read(path)
-
-    def write(self, path: str, data: bytes | None) -> None:
-        """Write a file, or remove it (None), so that ``restore`` can take it back."""
-        path = self.worktree.clean(path)
-        before = self.worktree.read(path)
-        if data is None:
-            self.worktree.remove(path)
-        else:
-            self.worktree.write(path, data)
-        self._originals.setdefault(path, before)
-
-    def changed(self) -> dict[str, bytes | None]:
-        """The files that differ from the base, as they are now; None means removed."""
-        now = {path: self.worktree.read(path) for path in self._originals}
-        return {path: data for path, data in now.items() if data != self._originals[path]}
-
-    def restore(self, files: Mapping[str, bytes | None] | None = None) -> None:
-        """Take all changes back, then make those in ``files``."""
-        for path, data in self._originals.items():
-            self._put(path, data)
-        for path, data in (files or {}).items():
-            self.write(path, data)
-
-    def _put(self, path: str, data: bytes | None) -> None:
-        if data is not None:
-            self.worktree.write(path, data)
-        elif self.worktree.read(path) is not None:
-            self.worktree.remove(path)
-
-    def syntax_errors(self) -> str:
-        """What doesn't parse among the changed files, for the model; empty when all does."""
-        said: list[str] = []
-        for path, data in sorted(self.changed().items()):
-            if data is None:
-                continue
-            try:
-                if path.endswith((".py", ".pyi")):
-                    ast.parse(data, filename=path)
-                elif path.endswith(".json"):
-                    json.loads(data)
-            except (SyntaxError, ValueError) as error:
-                line = getattr(error, "lineno", None)
-                said.append(f"{path}, line {line}: {getattr(error, 'msg', error)}")
-        return "\n".join(said)
-
     # --- tests
 
     async def run_tests(self, *, stage: str) -> TestReport | None:
@@ -302,7 +251,7 @@ class Session:
         started = time.monotonic()
 
         async def run() -> str:
-            async with _copy_of(self.worktree.root) as copy:
+            async with copy_of(self.worktree.root) as copy:
                 try:
                     report = await tests.run(
                         copy,
@@ -321,85 +270,13 @@ class Session:
                     )
             return report.model_dump_json(by_alias=True)
 
-        told, _ = await self.journal.step("tests", f"{command}\n{_digest(self.changed())}", run)
+        told, _ = await self.journal.step("tests", f"{command}\n{self.files.digest()}", run)
         report = TestReport.model_validate_json(told)
         self.note("check", f"{stage}: {describe(report)}", started)
         await self.job.log(f"tests ({stage}): {describe(report)}")
         return report
 
 
-@contextlib.asynccontextmanager
-async def _copy_of(root: Path) -> AsyncIterator[Path]:
-    """A copy of the worktree, for tests to run in: what they write must not get into the commit."""
-    folder = await asyncio.to_thread(_make_copy, root)
-    try:
-        yield folder / root.name
-    finally:
-        await asyncio.shield(asyncio.to_thread(_remove_tree, folder))
-
-
-def _make_copy(root: Path) -> Path:
-    # Beside the worktree: it goes away with it even when the worker is killed now.
-    folder = Path(tempfile.mkdtemp(prefix="tests-", dir=root.parent))
-    try:
-        shutil.copytree(root, folder / root.name, symlinks=True)
-    except BaseException:
-        _remove_tree(folder)
-        raise
-    return folder
-
-
-def _remove_tree(folder: Path) -> None:
-    """Remove a folder, whatever modes the tests have left in it."""
-
-    def open_up(function: Callable[[str], object], path: str, _: object) -> None:
-        with contextlib.suppress(OSError):
-            Path(path).parent.chmod(0o700)
-            if not Path(path).is_symlink():
-                Path(path).chmod(0o700)
-            function(path)
-
-    shutil.rmtree(folder, onerror=open_up)
-
-
-def describe(report: TestReport) -> str:
-    """A report in one line."""
-    if not report.total:
-        return "passed" if report.passed else f"failed (exit code {report.exit_code}, {report.ending})"
-    failed = report.failed + report.errors
-    return f"{report.succeeded} of {report.total} pass" + (f", {failed} fail" if failed else "")
-
-
-def failing(report: TestReport | None) -> set[str]:
-    """Names of the tests that do not pass."""
-    return _named(report, {CaseOutcome.FAILED, CaseOutcome.ERROR})
-
-
-def passing(report: TestReport | None) -> set[str]:
-    """Names of the tests that pass."""
-    return _named(report, {CaseOutcome.PASSED})
-
-
-def _named(report: TestReport | None, outcomes: set[CaseOutcome]) -> set[str]:
-    cases = report.cases if report is not None else ()
-    return {f"{case.file or ''}::{case.name}" for case in cases if case.outcome in outcomes}
-
-
-def failure_digest(report: TestReport, *, limit: int = 2500) -> str:
-    """What a model needs to know about failing tests: names, messages, the ends of traces; bounded."""
-    said: list[str] = []
-    for case in report.cases:
-        if case.outcome in {CaseOutcome.FAILED, CaseOutcome.ERROR}:
-            trace = (case.trace or case.message or "").strip()
-            said.append(f"{case.name}:\n{trace[-700:]}")
-    text = "\n\n".join(said) or report.output_tail[-limit:]
-    return text if len(text) <= limit else text[:limit] + "\n…"
-
-
 def tokens_of(text: str) -> int:
     """Roughly how many tokens a text takes, on the safe side."""
     return int(len(text) / _CHARACTERS_PER_TOKEN) + 1
-
-
-def _digest(files: Mapping[str, bytes | None]) -> str:
-    return json.dumps(sorted((path, data.hex() if data is not None else None) for path, data in files.items()))

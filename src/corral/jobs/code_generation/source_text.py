@@ -11,6 +11,8 @@ from dataclasses import dataclass
 _LINE = re.compile(r"([^\r\n]*)(\r\n|\n|\r|$)")
 _CODING = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", re.MULTILINE)
 _SNIFFED_BYTES = 8192
+_MOST_COMPARED = 4_000_000
+"""Pairs of lines; comparing more takes minutes where many lines are alike."""
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -58,19 +60,28 @@ class SourceText:
     def with_lines(self, lines: Sequence[str]) -> SourceText:
         """The same file with other lines; every line that stays keeps its own ending, new ones get the usual one."""
         usual = self._usual_ending()
-        endings: list[str] = []
-        matcher = difflib.SequenceMatcher(None, self.lines, list(lines), autojunk=False)
-        for tag, old_start, old_end, new_start, new_end in matcher.get_opcodes():
-            if tag == "equal":
-                endings.extend(self.endings[old_start:old_end])
-            else:
-                endings.extend([usual] * (new_end - new_start))
+        endings = self._endings_of(lines, usual)
         if endings:
             unterminated = bool(self.endings) and self.endings[-1] == ""
             endings = [ending or usual for ending in endings]
             if unterminated:
                 endings[-1] = ""
         return SourceText(tuple(lines), tuple(endings), self.encoding, self.bom)
+
+    def _endings_of(self, lines: Sequence[str], usual: str) -> list[str]:
+        if not {*self.endings} - {usual, ""}:
+            return [usual] * len(lines)
+        # What is the same at both ends needs no comparison: an edit touches a few lines of a file that may be long.
+        head = _common_start(self.lines, lines)
+        tail = _common_start(self.lines[head:][::-1], lines[head:][::-1])
+        old_end, new_end = len(self.lines) - tail, len(lines) - tail
+        middle = [usual] * (new_end - head)
+        if (old_end - head) * len(middle) <= _MOST_COMPARED:
+            matcher = difflib.SequenceMatcher(None, self.lines[head:old_end], lines[head:new_end], autojunk=False)
+            for same in matcher.get_matching_blocks():
+                at = head + same.a
+                middle[same.b : same.b + same.size] = self.endings[at : at + same.size]
+        return [*self.endings[:head], *middle, *self.endings[old_end:]]
 
     def encode(self) -> bytes:
         """The file's bytes.
@@ -89,6 +100,11 @@ class SourceText:
     def _usual_ending(self) -> str:
         counted = [ending for ending in self.endings if ending]
         return max(sorted(set(counted)), key=counted.count) if counted else "\n"
+
+
+def _common_start(one: Sequence[str], other: Sequence[str]) -> int:
+    shorter = min(len(one), len(other))
+    return next((at for at in range(shorter) if one[at] != other[at]), shorter)
 
 
 def split_lines(text: str) -> tuple[str, ...]:

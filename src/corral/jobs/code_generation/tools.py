@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import json
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,7 +25,8 @@ from corral.jobs.code_generation.edits import (
     plan_edits,
 )
 from corral.jobs.code_generation.payload import EditFormat
-from corral.jobs.code_generation.session import Session, describe, failure_digest
+from corral.jobs.code_generation.report_text import describe, failure_digest
+from corral.jobs.code_generation.session import Session
 from corral.jobs.code_generation.source_text import NotTextError, SourceText
 from corral.jobs.code_generation.worktree import PathRefusedError
 
@@ -146,8 +150,9 @@ class ToolBox:
             return {"write_file": (_WriteFile, self._write_file)}
         return {"edit": (_Edit, self._edit)}
 
+    @cached_property
     def described(self) -> tuple[Tool, ...]:
-        """The tools as models are told about them."""
+        """The tools as models are told about them; the same objects for every question, so they are hashed once."""
         return tuple(
             Tool(name=name, description=(arguments.__doc__ or "").strip(), parameters=_schema(arguments))
             for name, (arguments, _) in sorted(self._tools.items())
@@ -177,26 +182,38 @@ class ToolBox:
         session = self._session
         started = time.monotonic()
         try:
-            plan = plan_edits(edits, session.read)
+            one_spelling = [self._cleaned(edit) for edit in edits]
+            # In a thread: looking for a place in a long file takes a while, and other jobs run on this loop.
+            plan = await asyncio.to_thread(plan_edits, one_spelling, session.files.read)
+            session.files.write_all(plan.files, renamed=plan.renamed)
         except EditsMissedError as error:
             session.note("edit", f"missed: {'; '.join(miss.path for miss in error.misses)}", started)
             return f"error: nothing was changed.\n{error}"
-        for path, data in plan.files.items():
-            session.write(path, data)
+        except PathRefusedError as error:
+            session.note("edit", f"refused: {error}", started)
+            return f"error: nothing was changed.\n{error}"
         session.account.edits.extend(plan.applied)
         session.note("edit", ", ".join(f"{one.path} ({one.how})" for one in plan.applied), started)
-        wrong = session.syntax_errors()
+        wrong = session.files.syntax_errors()
         return f"applied, but the syntax is wrong now:\n{wrong}" if wrong else "applied"
+
+    def _cleaned(self, edit: Edit) -> Edit:
+        """With paths in their one spelling: two edits of one file must know of each other."""
+        clean = self._session.worktree.clean
+        if isinstance(edit, RenameFile):
+            return replace(edit, path=clean(edit.path), to=clean(edit.to))
+        return replace(edit, path=clean(edit.path))
 
     # --- look
 
     async def _list_files(self, given: _ListFiles) -> str:
-        found = [path for path in self._session.worktree.files() if _fits(path, given.pattern)]
+        paths = await asyncio.to_thread(self._session.worktree.files)
+        found = [path for path in paths if _fits(path, given.pattern)]
         told = "\n".join(found[:_MOST_PATHS])
         return told + (f"\n… and {len(found) - _MOST_PATHS} more" if len(found) > _MOST_PATHS else "") or "(none)"
 
     async def _read_file(self, given: _ReadFile) -> str:
-        data = self._session.read(given.path)
+        data = self._session.files.read(given.path)
         if data is None:
             return f"error: there is no file {given.path!r}"
         lines = SourceText.decode(data).lines
@@ -206,13 +223,16 @@ class ToolBox:
         return told[:_MOST_CHARACTERS] + more or "(empty)"
 
     async def _search_text(self, given: _SearchText) -> str:
+        return await asyncio.to_thread(self._found_text, given)
+
+    def _found_text(self, given: _SearchText) -> str:
         wanted = given.text.lower()
         found: list[str] = []
         for path in self._session.worktree.files():
             if not _fits(path, given.pattern):
                 continue
             try:
-                data = self._session.read(path)
+                data = self._session.files.read(path)
                 lines = SourceText.decode(data).lines if data is not None else ()
             except (NotTextError, PathRefusedError):
                 continue
@@ -272,7 +292,7 @@ def _fits(path: str, pattern: str) -> bool:
     return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, pattern.replace("**/", ""))
 
 
-def _schema(arguments: type[_Arguments]) -> dict[str, Any]:
-    schema = json.loads(json.dumps(arguments.model_json_schema()))
+def _schema(arguments: type[_Arguments]) -> str:
+    schema = arguments.model_json_schema()
     schema.pop("description", None)
-    return dict(schema)
+    return json.dumps(schema)

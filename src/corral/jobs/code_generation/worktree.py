@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 _LARGEST_FILE_BYTES = 2 << 20
 _SKIPPED_FOLDERS = {"node_modules", "__pycache__", ".venv", "venv", ".tox", ".mypy_cache", ".pytest_cache", "target"}
+
+
+_IGNORED_CHARACTERS = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
+"""macOS leaves them out of file names: with one in between, ``.git`` is still ``.git`` there."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class PathRefusedError(ValueError):
@@ -37,10 +42,9 @@ class Worktree:
         while told.startswith("./"):
             told = told[2:]
         parts = PurePosixPath(told).parts
-        if not parts or told.startswith("/") or ".." in parts or "\x00" in told:
+        if not parts or told.startswith("/") or ".." in parts or _CONTROL.search(told):
             raise PathRefusedError(f"{path!r} is not a path inside the repository")
-        # Case-insensitive file systems and the 8.3 name reach the same folder.
-        if any(part.lower().rstrip(". ") in {".git", "git~1"} for part in parts):
+        if any(_is_git(part) for part in parts):
             raise PathRefusedError(f"{path!r} belongs to git and can't be touched")
         return "/".join(parts)
 
@@ -60,19 +64,34 @@ class Worktree:
             return None
         except OSError as error:
             raise PathRefusedError(f"{path!r} can't be read: links are not followed") from error
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_FILE_BYTES:
+            os.close(fd)
+            why = f"too large ({found.st_size} bytes)" if stat.S_ISREG(found.st_mode) else "not a regular file"
+            raise PathRefusedError(f"{path!r} is {why}")
         with os.fdopen(fd, "rb") as file:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise PathRefusedError(f"{path!r} is not a regular file")
-            if found.st_size > _LARGEST_FILE_BYTES:
-                raise PathRefusedError(f"{path!r} is too large ({found.st_size} bytes)")
             return file.read()
 
-    def write(self, path: str, data: bytes) -> None:
-        """Write a file, keeping its mode; folders are made as needed.
+    def is_executable(self, path: str) -> bool:
+        """Whether a file may be run; False when there is none."""
+        try:
+            with self._folder(self.clean(path), create=False) as (folder, name):
+                found = os.lstat(name, dir_fd=folder)
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) and bool(found.st_mode & stat.S_IXUSR)
+
+    def write(self, path: str, data: bytes, *, executable: bool | None = None) -> None:
+        """Write a file; folders are made as needed.
+
+        Args:
+            path: Where.
+            data: All of its bytes.
+            executable: Whether it may be run; None leaves a file's mode as it is, and a new one may not.
 
         Raises:
-            PathRefusedError: Outside, through a link, or not a regular file.
+            PathRefusedError: Outside, through a link, not a regular file, or in a submodule, whose files would not get
+                into the commit.
         """
         path = self.clean(path)
         try:
@@ -83,6 +102,8 @@ class Worktree:
                     0o644,
                     dir_fd=folder,
                 )
+        except IsADirectoryError as error:
+            raise PathRefusedError(f"{path!r} is a folder") from error
         except OSError as error:
             raise PathRefusedError(f"{path!r} can't be written: links are not followed") from error
         with os.fdopen(fd, "wb") as file:
@@ -90,11 +111,15 @@ class Worktree:
             # A second name of the inode may lie outside the worktree.
             if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
                 raise PathRefusedError(f"{path!r} is not a regular file of its own")
+            if executable is not None:
+                mode = stat.S_IMODE(found.st_mode)
+                # As git does it: whoever may read a program may run it.
+                os.fchmod(fd, mode | (mode & 0o444) >> 2 if executable else mode & ~0o111)
             os.ftruncate(fd, 0)
             file.write(data)
 
     def remove(self, path: str) -> None:
-        """Remove a regular file.
+        """Remove a regular file, and folders that are empty then: git knows no empty ones.
 
         Raises:
             PathRefusedError: There is none, or it is not a regular file.
@@ -107,6 +132,16 @@ class Worktree:
                 os.unlink(name, dir_fd=folder)
         except OSError as error:
             raise PathRefusedError(f"{path!r} can't be removed: {error.strerror}") from error
+        self._remove_empty_folders(path)
+
+    def _remove_empty_folders(self, path: str) -> None:
+        while "/" in path:
+            path = path.rpartition("/")[0]
+            try:
+                with self._folder(path, create=False) as (folder, name):
+                    os.rmdir(name, dir_fd=folder)
+            except OSError:
+                return  # something else is in it
 
     def files(self, *, limit: int = 20_000) -> list[str]:
         """Paths of all regular files, sorted; links and the folders of tools are left out."""
@@ -144,17 +179,38 @@ class _OpenFolder:
         fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for name in self._folders:
-                if self._create:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(name, 0o755, dir_fd=fd)
+                made = self._create and _make_folder(name, fd)
                 inner = os.open(name, flags, dir_fd=fd)
                 os.close(fd)
                 fd = inner
+                if self._create and not made:
+                    self._refuse_submodule(fd)
         except BaseException:
             os.close(fd)
             raise
         self._fd = fd
         return fd, self._name
 
+    def _refuse_submodule(self, fd: int) -> None:
+        # Git has no empty folders but those that stand for submodules (initialised ones hold a file ``.git``).
+        with os.scandir(fd) as entries:
+            names = {entry.name for entry in entries}
+        if not names or ".git" in names:
+            raise PathRefusedError(f"{'/'.join([*self._folders, self._name])!r} is in a submodule, another repository")
+
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+
+
+def _make_folder(name: str, fd: int) -> bool:
+    try:
+        os.mkdir(name, 0o755, dir_fd=fd)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _is_git(part: str) -> bool:
+    # Case-insensitive file systems, the 8.3 name, and names with a stream or dots behind reach the same folder.
+    plain = _IGNORED_CHARACTERS.sub("", part).lower().partition(":")[0].rstrip(". ")
+    return plain in {".git", "git~1"}

@@ -6,7 +6,7 @@ import contextlib
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -64,9 +64,19 @@ class FolderWorkspace:
 
 
 class FolderWorkspaces:
-    def __init__(self, root: Path, files: Mapping[str, str] = FILES) -> None:
+    def __init__(
+        self,
+        root: Path,
+        files: Mapping[str, str] = FILES,
+        links: Mapping[str, str] | None = None,
+        folders: Sequence[str] = (),
+        executable: Sequence[str] = (),
+    ) -> None:
         self.root = root
         self.files = files
+        self.links = dict(links or {})
+        self.folders = folders
+        self.executable = executable
         self.workspaces: list[FolderWorkspace] = []
         self.open = 0
 
@@ -77,6 +87,13 @@ class FolderWorkspaces:
         for name, text in self.files.items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_text(text)
+        for name in self.executable:
+            (path / name).chmod(0o755)
+        for name in self.folders:
+            (path / name).mkdir()
+        for name, target in self.links.items():
+            (path / name).unlink(missing_ok=True)
+            (path / name).symlink_to(target)
         workspace = FolderWorkspace(path)
         workspace.before = workspace.now()
         self.workspaces.append(workspace)
@@ -147,6 +164,9 @@ class Stage:
     root: Path
     models: Mapping[str, LanguageModel]
     files: Mapping[str, str] = field(default_factory=lambda: dict(FILES))
+    links: Mapping[str, str] = field(default_factory=dict)
+    folders: Sequence[str] = ()
+    executable: Sequence[str] = ()
     redis: Any = None
     budgets: Any = None
     search: Any = None
@@ -154,7 +174,7 @@ class Stage:
     reporter: RecordingReporter = field(default_factory=RecordingReporter)
 
     def __post_init__(self) -> None:
-        self.workspaces = FolderWorkspaces(self.root, self.files)
+        self.workspaces = FolderWorkspaces(self.root, self.files, self.links, self.folders, self.executable)
 
     @property
     def workspace(self) -> FolderWorkspace:

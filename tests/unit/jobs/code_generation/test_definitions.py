@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 
-from corral.jobs.code_generation.definitions import CannotMergeError, merge_definitions
+from corral.jobs.code_generation.definitions import (
+    CannotMergeError,
+    merge_definitions,
+    without_definitions,
+    without_imports,
+)
 
 SOURCE = '''\
 """A module."""
@@ -83,3 +88,15 @@ def test_an_empty_file_becomes_the_answer() -> None:
 def test_answers_without_a_usable_definition_are_refused(answer: Any, why: str) -> None:
     with pytest.raises(CannotMergeError, match=why):
         merge_definitions(SOURCE, answer)
+
+
+def test_a_form_feed_or_a_line_separator_in_the_file_moves_nothing() -> None:
+    source = "a = 'x\u2028y'\n\x0c\ndef f():\n    return 1\n\n\ndef g():\n    return 2\n"
+    merged = merge_definitions(source, "def f():\n    return '\x85'\n")
+    assert merged.text == source.replace("return 1", "return '\x85'")
+
+
+def test_definitions_and_imports_are_taken_away_by_name() -> None:
+    source = "from m import a, b\nfrom m import a\n\n\n@d\ndef a():\n    pass\n\n\ndef c():\n    pass\n"
+    assert without_definitions(source, {"a"}) == "from m import a, b\nfrom m import a\n\n\ndef c():\n    pass\n"
+    assert without_imports(source, {"a"}).startswith("from m import b\n\n\n@d\ndef a")

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 
+from corral.jobs.code_generation.edit_formats import parse_edits
 from corral.jobs.code_generation.edits import (
     DeleteFile,
     EditsMissedError,
@@ -12,6 +14,7 @@ from corral.jobs.code_generation.edits import (
     WholeFile,
     plan_edits,
 )
+from corral.jobs.code_generation.payload import EditFormat
 
 
 def reader(files: dict[str, bytes]) -> Any:
@@ -105,3 +108,42 @@ def test_edits_that_make_no_sense_are_refused(edit: Any, why: str) -> None:
 def test_no_edit_at_all_is_a_miss() -> None:
     with pytest.raises(EditsMissedError, match="no edit"):
         plan_edits([], reader({}))
+
+
+def test_a_form_feed_is_no_end_of_a_line() -> None:
+    """Old Python sources are full of them, and a diff of such a file holds them as lines of their own."""
+    before = b"a = 1\n\x0c\nb = 'x\xe2\x80\xa8y'\nc = 3\n"
+    diff = "--- a/f\n+++ b/f\n@@ @@\n a = 1\n \x0c\n-b = 'x\u2028y'\n+b = 'x\u2028z'\n+\x0c\n c = 3\n"
+    plan = plan_edits(parse_edits(diff, EditFormat.UNIFIED_DIFF), reader({"f": before}))
+    assert plan.files["f"] == b"a = 1\n\x0c\nb = 'x\xe2\x80\xa8z'\n\x0c\nc = 3\n"
+
+
+@pytest.mark.parametrize(
+    ("edit", "file"),
+    [
+        (SearchReplace(path="f", search="0\n" * 390 + "x", replace="y"), b"0\n" * 30_000),
+        (SearchReplace(path="f", search="end", replace="END"), b"0\n" * 300_000 + b"end\n"),
+        (SearchReplace(path="f", search="a\n" * 5000, replace="a\nb\n" * 5000), b" a\n" * 5000),
+        (SearchReplace(path="f", search="a = 1\nb = 2\nc = " + "1, 2, " * 50_000, replace="x"),
+         b"a = 1\nb = 2\nc = " + b"1, 3, " * 50_000),
+        (WholeFile(path="f", content="0\n1\n" * 40_000), b"0\n0\r\n" * 40_000),
+    ],
+    ids=["alike", "long", "much", "wide", "mixed"],
+)  # fmt: skip
+def test_no_file_and_no_edit_stalls_the_worker(edit: Any, file: bytes) -> None:
+    """Each took minutes or hours when every pair of lines was compared; the test run's time-out would end it."""
+    with contextlib.suppress(EditsMissedError):
+        plan_edits([edit], reader({"f": file}))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_keeps_its_endings_and_its_mark(encoding: str) -> None:
+    before = "\ufeffa\r\nb\r\nc".encode(encoding)
+    plan = plan_edits([SearchReplace(path="f", search="b", replace="ä\nB")], reader({"f": before}))
+    assert plan.files["f"] == "\ufeffa\r\nä\r\nB\r\nc".encode(encoding)
+
+
+def test_utf_16_without_a_mark_and_utf_32_are_no_text_that_could_be_edited() -> None:
+    for data in ("abc\n".encode("utf-16-le"), "\ufeffabc\n".encode("utf-32-le")):
+        with pytest.raises(EditsMissedError, match="binary"):
+            plan_edits([SearchReplace(path="f", search="abc", replace="x")], reader({"f": data}))

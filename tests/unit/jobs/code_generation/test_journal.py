@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,41 @@ async def test_another_prompt_starts_anew(tmp_path: Path) -> None:
         await first.run("One thing")
     second = Stage(tmp_path / "2", {"scripted": scripted(calls(EDIT), calls(FINISH))}, redis=redis)
     assert (await second.run("Another thing")).resumed_steps == 0
+
+
+async def test_a_step_of_many_megabytes_is_kept_too() -> None:
+    redis = ListRedis()
+    large = json.dumps([f"line {number} ä" for number in range(300_000)], ensure_ascii=False)
+    _, (one, two) = counting([large, "2"])
+    first = Journal(redis, key="k")
+    await first.open()
+    await first.step("tests", "a", one)
+    await first.step("ask", "b", two)
+    assert len(large) > 4 << 20 > len(redis.lists["k"][0])
+    second = Journal(redis, key="k")
+    await second.open()
+    assert await second.step("tests", "a", two) == (large, True)
+    assert await second.step("ask", "b", one) == ("2", True)
+
+
+async def test_what_a_job_keeps_is_bounded_and_told() -> None:
+    redis = ListRedis()
+    told: list[str] = []
+
+    async def tell(line: str) -> None:
+        told.append(line)
+
+    _, (one, two, three) = counting(["x" * 500, "y" * 600, "3"])
+    journal = Journal(redis, key="k", tell=tell, most_characters=1000)
+    await journal.open()
+    assert [await journal.step("ask", question, ask) for question, ask in (("a", one), ("b", two), ("c", three))] == [
+        ("x" * 500, False), ("y" * 600, False), ("3", False),
+    ]  # fmt: skip
+    assert len(redis.lists["k"]) == 1, "what came after the step that was not kept is of no use"
+    assert len(told) == 1
+    assert "goes on from step 1" in told[0]
+    second = Journal(redis, key="k", most_characters=1000)
+    await second.open()
+    assert await second.step("ask", "a", two) == ("x" * 500, True)
+    await journal.discard()
+    assert redis.lists == {}

@@ -45,7 +45,7 @@ async def test_candidates_differ_by_seed_and_temperature_until_one_passes(tmp_pa
     stage, model = stage_of(tmp_path, WRONG, "no code at all", RIGHT)
     result = await stage.run(candidates=3, max_repairs=0)
     assert (result.ended, result.candidates_tried) == (EndReason.TESTS_PASS, 3)
-    assert [(request.seed, request.temperature) for request in model.requests] == [(1, 0.0), (2, 0.3), (3, 0.3)]
+    assert [(request.seed, request.temperature) for request in model.requests] == [(1, 0.0), (2, 0.6), (3, 0.6)]
 
 
 async def test_without_a_passing_candidate_the_best_is_kept_and_told_truthfully(tmp_path: Path) -> None:
@@ -132,3 +132,46 @@ async def test_files_given_by_the_caller_win(tmp_path: Path) -> None:
     result = await stage.run("Write mul in calc.py", files=("./new/mul.py",))
     assert [(edit.path, edit.how) for edit in result.edits] == [("new/mul.py", "created")]
     assert "File `new/mul.py`" in last_told(model.requests[0])
+
+
+SHAPES = {
+    "shapes.py": "def area(a, b):\n    return a * b\n\n\ndef edge(a, b):\n    return 2 * (a + b)\n",
+    "report.py": "from shapes import area\n\n\ndef told(a, b):\n    return f'{area(a, b)}'\n",
+    "other.py": "area = 5\n",
+    "tests/test_calc.py": (
+        "import shapes\nfrom report import told\n\ndef test_told():\n    assert told(2, 3) == '6'\n\n"
+        "def test_renamed():\n    assert not hasattr(shapes, 'area') and shapes.edge(1, 2) == 6\n"
+    ),
+}
+RENAMED = (
+    "- area is called rectangle\n\n```python\n# shapes.py\ndef rectangle(a, b):\n    return a * b\n```\n\n"
+    "```python\n# report.py\nfrom shapes import rectangle\n\n\ndef told(a, b):\n    return f'{rectangle(a, b)}'\n```"
+)
+
+
+async def test_files_that_use_what_the_task_names_are_shown_and_can_be_changed_too(tmp_path: Path) -> None:
+    stage, model = stage_of(tmp_path, RENAMED, files=SHAPES)
+    result = await stage.run("Rename `area` in shapes.py to `rectangle`")
+    asked = last_told(model.requests[0])
+    assert "File `report.py` (change it too" in asked
+    assert "other.py" not in asked
+    files = stage.workspace.commits[0]["files"]
+    assert b"def area" not in files["shapes.py"]
+    assert b"def edge" in files["shapes.py"], "what the task does not name stays"
+    assert files["other.py"] == b"area = 5\n"
+    assert {edit.path for edit in result.edits} == {"shapes.py", "report.py"}
+
+
+async def test_a_block_for_a_file_that_was_not_shown_is_the_targets(tmp_path: Path) -> None:
+    stage, _ = stage_of(tmp_path, RIGHT.replace("```python\n", "```python\n# ../../etc/passwd.py\n"))
+    assert (await stage.run()).ended is EndReason.TESTS_PASS
+
+
+async def test_an_answer_given_twice_is_not_tested_twice(tmp_path: Path) -> None:
+    stage, model = stage_of(tmp_path, WRONG, WRONG, RIGHT)
+    result = await stage.run(max_repairs=2)
+    assert result.ended is EndReason.TESTS_PASS
+    assert "failed before" in last_told(model.requests[2])
+    assert stage.tests is not None
+    assert stage.tests.runs == 3, "before, the wrong one, the right one"
+    assert model.requests[1].temperature == 0.6, "the same question would get the same answer"

@@ -20,7 +20,9 @@ def tree(tmp_path: Path) -> Any:
 @pytest.mark.parametrize(
     "path",
     ["", "/etc/passwd", "../secret", "src/../../secret", ".git/config", "src/.git/hooks/x", ".GIT/config", ".git./x",
-     "git~1/config", "a\x00b"],
+     "git~1/config", "a\x00b", ".Git/hooks/pre-commit", ".git ./x", ".g\u200cit/config", ".git\u2063/config",
+     ".git::$INDEX_ALLOCATION/config", ".git:x/config", "GIT~1/hooks", "sub/.gIt/HEAD", "src\\..\\..\\secret",
+     "a\nb.py", "a\x1b[2Jb.py", "./../secret", "src/./../../secret"],
 )  # fmt: skip
 def test_paths_outside_and_in_git_are_refused(tree: Worktree, path: str) -> None:
     for act in (tree.read, tree.remove, lambda one: tree.write(one, b"x")):
@@ -68,3 +70,42 @@ def test_folders_are_made_for_new_files(tree: Worktree) -> None:
     assert tree.read("deep/er/new.py") == b"x"
     tree.remove("deep/er/new.py")
     assert tree.read("deep/er/new.py") is None
+
+
+def test_a_new_file_may_not_be_run_unless_it_is_said(tree: Worktree) -> None:
+    tree.write("plain.sh", b"x")
+    tree.write("run.sh", b"x", executable=True)
+    assert not (tree.root / "plain.sh").stat().st_mode & 0o111
+    assert (tree.root / "run.sh").stat().st_mode & 0o111 == 0o111
+    tree.write("run.sh", b"y", executable=False)
+    assert not tree.is_executable("run.sh")
+
+
+@pytest.mark.parametrize("path", ["sub/a.py", "sub/deep/a.py"])
+def test_submodules_are_other_repositories(tree: Worktree, path: str) -> None:
+    (tree.root / "sub").mkdir()  # as git leaves the place of one that is not fetched
+    with pytest.raises(PathRefusedError, match="submodule"):
+        tree.write(path, b"x")
+    (tree.root / "sub" / ".git").write_text("gitdir: ../../elsewhere\n")
+    with pytest.raises(PathRefusedError, match="submodule"):
+        tree.write(path, b"x")
+
+
+def test_a_folder_that_becomes_empty_is_gone_and_can_be_filled_again(tree: Worktree) -> None:
+    tree.remove("src/a.py")
+    assert not (tree.root / "src").exists()
+    tree.write("src/b.py", b"x")
+    assert tree.files() == ["src/b.py"]
+
+
+def test_a_folder_is_no_file(tree: Worktree) -> None:
+    for act in (tree.read, tree.remove, lambda one: tree.write(one, b"x")):
+        with pytest.raises(PathRefusedError):
+            act("src")
+
+
+def test_a_huge_file_is_not_read(tree: Worktree) -> None:
+    with (tree.root / "huge.bin").open("wb") as file:
+        file.truncate(3 << 20)
+    with pytest.raises(PathRefusedError, match="too large"):
+        tree.read("huge.bin")
