@@ -162,30 +162,6 @@ async def test_flaky_cases_are_found_by_running_them_again(run: Run, tree: Path)
     assert (tree / "count").read_text() == "x", "only failed cases are run again"
 
 
-@pytest.mark.slow
-async def test_node(run: Run, tree: Path) -> None:
-    if shutil.which("node") is None:
-        pytest.skip("no node here")
-    put(tree, "package.json", '{"scripts": {"test": "node --test"}}')
-    put(
-        tree,
-        "test/a.test.js",
-        """
-        const {test, describe} = require("node:test");
-        const assert = require("node:assert");
-        test("adds", () => assert.equal(1 + 1, 2));
-        describe("group", () => { test("fails", () => assert.equal(1, 2)); test("later", {skip: true}, () => {}); });
-        """,
-    )
-    put(tree, "test/b.test.js", "require('node:test').test('other', () => {});")
-    report = await run("npm test")
-    assert report.runner == "node"
-    names = {case.name.rpartition(".")[2]: case.outcome for case in report.cases}
-    assert names == {"adds": P, "fails": F, "later": S, "other": P}
-    limited = await run("npm test", files=["test/b.test.js"])
-    assert (limited.total, limited.passed) == (1, True)
-
-
 async def test_tap_on_the_output(run: Run) -> None:
     report = await run("printf 'TAP version 13\\n1..2\\nok 1 - fine\\nnot ok 2 - bad\\n'; exit 1")
     assert report.runner == "tap"
