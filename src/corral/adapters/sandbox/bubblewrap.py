@@ -25,6 +25,7 @@ from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from corral.adapters.processes import end_group, start_group
 from corral.adapters.sandbox.bounds import BoundsWatcher
 from corral.adapters.sandbox.cgroups import Cgroup, CgroupTree
 from corral.adapters.sandbox.orphans import RunRecord, RunRegistry
@@ -311,10 +312,10 @@ class BubblewrapSandbox(Sandbox):
             options_file = _file_of("corral-options", b"\0".join(map(os.fsencode, options)) + b"\0")
             given = [filter_file, options_file, status_end, wait_end, *([channel] if channel else [])]
             try:
-                process = await asyncio.create_subprocess_exec(
+                process = await start_group(
                     self._bwrap, "--args", str(options_file.number), "--", *command,
                     stdin=nothing.number, stdout=output_end.number, stderr=output_end.number, env={}, cwd="/",
-                    pass_fds=[descriptor.number for descriptor in given], start_new_session=True,
+                    pass_fds=[descriptor.number for descriptor in given],
                 )  # fmt: skip
             except BaseException:
                 let_go.close()
@@ -548,13 +549,16 @@ def _file_of(name: str, content: bytes) -> Descriptor:
 
 async def _said(program: Path, *arguments: str) -> str:
     try:
-        process = await asyncio.create_subprocess_exec(
+        process = await start_group(
             program, *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT, env={},
         )  # fmt: skip
     except OSError as error:
         raise SandboxUnavailable(f"{program} can't be started: {error.strerror}") from error
-    answer, _ = await process.communicate()
+    try:
+        answer, _ = await process.communicate()
+    finally:
+        await end_group(process)
     if process.returncode != 0:
         raise SandboxUnavailable(f"{program} {' '.join(arguments)} ended with {process.returncode}: {answer!r:.200}")
     return answer.decode(errors="replace").strip()

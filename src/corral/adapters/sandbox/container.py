@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from corral.adapters.processes import end_group, start_group
 from corral.adapters.sandbox.bounds import DiskMeter
 from corral.adapters.sandbox.orphans import RunRecord, RunRegistry
 from corral.adapters.sandbox.port import (
@@ -224,10 +225,9 @@ class ContainerSandbox(Sandbox):
             on_output(chunk)
 
         async with open_pipe() as (output, output_end):
-            process = await asyncio.create_subprocess_exec(
+            process = await start_group(
                 self._program, *self.command_line(request, record, image=image),
                 stdin=asyncio.subprocess.DEVNULL, stdout=output_end.number, stderr=output_end.number,
-                start_new_session=True,
             )  # fmt: skip
             output_end.close()
 
@@ -312,7 +312,7 @@ class ContainerSandbox(Sandbox):
     async def _engine(self, *arguments: str) -> tuple[int, str]:
         """Run one of the engine's own commands; returns its exit code and what it said."""
         assert self._program is not None  # noqa: S101 - set by check
-        process = await asyncio.create_subprocess_exec(
+        process = await start_group(
             self._program, *arguments,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
@@ -320,9 +320,9 @@ class ContainerSandbox(Sandbox):
             async with asyncio.timeout(_COMMAND_S):
                 said, _ = await process.communicate()
         except TimeoutError:
-            process.kill()
-            await process.wait()
             return -1, f"no answer to {arguments[0]} within {_COMMAND_S:g} s"
+        finally:
+            await end_group(process)
         return process.returncode or 0, said.decode(errors="replace")
 
 

@@ -14,6 +14,7 @@ import secrets
 import signal
 from pathlib import Path
 
+from corral.adapters.processes import start_group
 from corral.adapters.sandbox.bounds import BoundsWatcher, tree_of
 from corral.adapters.sandbox.orphans import RunRecord, RunRegistry
 from corral.adapters.sandbox.port import (
@@ -89,10 +90,10 @@ class UnconfinedSandbox(Sandbox):
         environment = {**base_environment(path), "TMPDIR": str(record.folder), **request.env}
         environment = {name: real(value) for name, value in environment.items()} | {_MARK: mark}
         async with open_pipe() as (output, output_end):
-            process = await asyncio.create_subprocess_exec(
+            process = await start_group(
                 *[real(word) for word in request.command],
                 stdin=asyncio.subprocess.DEVNULL, stdout=output_end.number, stderr=output_end.number,
-                env=environment, cwd=request.worktree, start_new_session=True,
+                env=environment, cwd=request.worktree, end=lambda started: _kill_all(started.pid, mark),
             )  # fmt: skip
             output_end.close()
             record.note(process_group=process.pid)

@@ -13,7 +13,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from corral.adapters.llm.budgets import Allowance, Budgets, Exceeded
 from corral.adapters.llm.port import LanguageModel, ModelAnswer, ModelRequest, Usage
+from corral.adapters.sandbox.removal import remove_tree
 from corral.errors import ConfigurationError, LlmFailed, SearchFailed, Unrecoverable
 from corral.jobs.code_generation.journal import Journal
 from corral.jobs.code_generation.log_stream import LogStream
@@ -335,7 +336,7 @@ async def _copy_of(root: Path) -> AsyncIterator[Path]:
     try:
         yield folder / root.name
     finally:
-        await asyncio.shield(asyncio.to_thread(_remove_tree, folder))
+        await asyncio.shield(asyncio.to_thread(remove_tree, folder))
 
 
 def _make_copy(root: Path) -> Path:
@@ -344,22 +345,9 @@ def _make_copy(root: Path) -> Path:
     try:
         shutil.copytree(root, folder / root.name, symlinks=True)
     except BaseException:
-        _remove_tree(folder)
+        remove_tree(folder)
         raise
     return folder
-
-
-def _remove_tree(folder: Path) -> None:
-    """Remove a folder, whatever modes the tests have left in it."""
-
-    def open_up(function: Callable[[str], object], path: str, _: object) -> None:
-        with contextlib.suppress(OSError):
-            Path(path).parent.chmod(0o700)
-            if not Path(path).is_symlink():
-                Path(path).chmod(0o700)
-            function(path)
-
-    shutil.rmtree(folder, onerror=open_up)
 
 
 def describe(report: TestReport) -> str:
