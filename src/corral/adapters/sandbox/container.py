@@ -17,11 +17,13 @@ import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from corral.adapters.processes import end_group, start_group
-from corral.adapters.sandbox.bounds import DiskMeter
+from corral.adapters.sandbox.bounds import BoundsWatcher
+from corral.adapters.sandbox.cgroups import Cgroup
 from corral.adapters.sandbox.orphans import RunRecord, RunRegistry
 from corral.adapters.sandbox.port import (
     HOME,
@@ -103,7 +105,7 @@ class ContainerSandbox(Sandbox):
     def bounds(self) -> Mapping[str, str]:
         """See ``Sandbox.bounds``."""
         return {
-            "memory": "cgroup", "processes": "cgroup", "cpu": "rlimit per process", "file size": "rlimit",
+            "memory": "cgroup", "processes": "cgroup", "cpu": "cgroup", "file size": "rlimit",
             "open files": "rlimit", "disk": "watcher", "tmp": "tmpfs", "output": "reader", "time": "timer",
         }  # fmt: skip
 
@@ -191,7 +193,12 @@ class ContainerSandbox(Sandbox):
         folder = record.folder / "proxy"
         folder.mkdir()
         meeting = socket.socket(socket.AF_UNIX)
-        meeting.bind(str(folder / "socket"))
+        place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # By descriptor: a socket's path has 107 bytes at most (unix(7)), a data folder's may have more.
+            meeting.bind(f"/proc/self/fd/{place}/socket")
+        finally:
+            os.close(place)
         (folder / "socket").chmod(0o666)
         meeting.listen(1)
         meeting.setblocking(False)
@@ -237,23 +244,41 @@ class ContainerSandbox(Sandbox):
                     process.kill()
 
             run = Supervision(timeout=request.timeout, output_bytes=request.limits.output_bytes, kill=kill, sink=sink)
-            writable = [request.worktree, *(mount.source for mount in request.mounts if mount.writable)]
-            meter = DiskMeter(writable, request.limits)
+            watcher: BoundsWatcher | None = None
 
             async def watch(run: Supervision) -> None:
-                while True:
-                    await asyncio.sleep(_PERIOD_S)
-                    if meter.wants_walk():
-                        detail = await asyncio.to_thread(meter.passed, ())
-                        if detail:
-                            run.stop(RunEnding.DISK_FULL, detail)
-                            return
+                nonlocal watcher
+                watcher = await self._watcher(request, record)
+                await watcher.watch(run)
 
-            await run.follow(process, output, watch=watch)
-        return await self._result(run, record, process.returncode, request, said.decode(errors="replace"))
+            try:
+                await run.follow(process, output, watch=watch)
+            finally:
+                if watcher is not None:
+                    watcher.close()
+        result = await self._result(run, record, process.returncode, request, said.decode(errors="replace"))
+        return replace(result, cpu_seconds=watcher.cpu_seconds if watcher else None)
+
+    async def _watcher(self, request: SandboxRequest, record: RunRecord) -> BoundsWatcher:
+        """Wait until the container runs, and watch it: by its cgroup's counters, where they are seen from here."""
+        pid = 0
+        while pid == 0:
+            await asyncio.sleep(_PERIOD_S)
+            code, said = await self._engine("inspect", "--format", "{{.State.Pid}}", record.name)
+            pid = int(said) if code == 0 and said.strip().isdigit() else 0
+        writable = [request.worktree, *(mount.source for mount in request.mounts if mount.writable)]
+        return BoundsWatcher(
+            root=pid, cgroup=await asyncio.to_thread(Cgroup.of, pid), limits=request.limits, folders=writable,
+            private_tmp=False,
+        )  # fmt: skip
 
     async def _result(
-        self, run: Supervision, record: RunRecord, code: int | None, request: SandboxRequest, said: str
+        self,
+        run: Supervision,
+        record: RunRecord,
+        code: int | None,
+        request: SandboxRequest,
+        said: str,
     ) -> SandboxResult:
         ending, detail, number = run.ending, run.detail, None
         if ending is not None:
