@@ -15,6 +15,7 @@
     ├── UnknownJobType                no such job type is declared
     ├── UnknownProject                no such project is registered
     ├── JobNotFound                   no such job in the queue
+    ├── ArtifactNotFound              the job left no such file, or it is no longer kept
     ├── JobStateConflict              the job isn't in a state that allows the operation
     ├── LeaseLost                     another worker may hold the job now; nothing may be written
     ├── AdapterError                  a part outside failed: service, operation, retryable, retry_after
@@ -94,6 +95,10 @@ class UnknownProject(CorralError, LookupError):
 
 class JobNotFound(CorralError, LookupError):
     """There is no job of this id in the queue."""
+
+
+class ArtifactNotFound(CorralError, LookupError):
+    """The job left no such file, or it is no longer kept."""
 
 
 class JobStateConflict(CorralError):

@@ -12,6 +12,7 @@ import pytest
 from tests.integration.test_execution.conftest import Run
 
 from corral.errors import Unrecoverable
+from corral.jobs.test_execution.artifacts import RedisArtifacts, find_artifact
 from corral.jobs.test_execution.payload import TestLimits
 from corral.jobs.test_execution.report import CaseOutcome, RunEnding, TestReport
 from corral.jobs.test_execution.runner import TestRunner
@@ -207,15 +208,14 @@ async def test_events_are_read_from_our_own_file(run: Run, tree: Path) -> None:
     assert report.total == 0 or report.passed
 
 
-async def test_coverage_and_artifacts(run: Run, tree: Path) -> None:
+async def test_coverage_and_artifacts(run: Run, artifacts: RedisArtifacts) -> None:
     script = """echo '<coverage line-rate="0.875" version="1">' > coverage.xml; mkdir -p test-results/a
         printf 'image' > test-results/a/shot.png; head -c 9000000 /dev/zero > test-results/huge.zip
         ln -s /etc/passwd test-results/passwd.txt; echo no > source.txt"""
     report = await run(script)
     assert report.coverage_percent == 87.5
     assert [(kept.path, kept.size_bytes) for kept in report.artifacts] == [("test-results/a/shot.png", 5)]
-    stored = tree.parent / "data" / "artifacts" / report.artifacts[0].stored_as
-    assert stored.read_text() == "image"
+    assert (await find_artifact(artifacts, "demo", report, report.artifacts[0].stored_as)).content == b"image"
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,11 @@ from corral.adapters.sandbox.port import (
     SandboxRequest,
 )
 from corral.errors import Unrecoverable
+from corral.jobs.test_execution.artifacts import ArtifactStore
 from corral.jobs.test_execution.dependencies import DependencyCache, Prepared
 from corral.jobs.test_execution.golang import files_of_tests
 from corral.jobs.test_execution.hostile_files import UnsafeFileError, read_bounded
-from corral.jobs.test_execution.leavings import coverage_percent, find_junit, keep_artifacts
+from corral.jobs.test_execution.leavings import coverage_percent, find_artifacts, find_junit
 from corral.jobs.test_execution.output import LogLines, OutputLog, beside
 from corral.jobs.test_execution.parsing import (
     ParsedReport,
@@ -81,20 +82,22 @@ class TestRunner:
         setup_env: Mapping[str, str] | None = None,
         image: str | None = None,
         dependency_cache_bytes: int = 4096 * MIB,
+        artifacts: ArtifactStore | None = None,
     ) -> None:
         """Make a runner.
 
         Args:
             sandbox: Where everything runs.
-            data_dir: Where scratch files, cached dependencies and kept artifacts go.
+            data_dir: Where scratch files and cached dependencies go.
             default_limits: What a run may use when it does not say.
             setup_env: Variables of the set-up phase (addresses of package registries).
             image: The image of the container sandboxes.
             dependency_cache_bytes: How much cached set-ups may take.
+            artifacts: Keeps screenshots and reports; None keeps none.
         """
         self._sandbox = sandbox
         self._registry = RunRegistry(data_dir / "sandbox" / "reports")
-        self._artifacts = data_dir / "artifacts"
+        self._artifacts = artifacts
         self._dependencies = DependencyCache(data_dir / "dependencies", most_bytes=dependency_cache_bytes)
         self._limits = default_limits
         self._setup_env = dict(setup_env or {})
@@ -103,8 +106,12 @@ class TestRunner:
         self._environment_lock = asyncio.Lock()
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
+    def from_settings(cls, settings: Settings, *, artifacts: ArtifactStore | None = None) -> Self:
         """Make the runner that the settings ask for; nothing is started.
+
+        Args:
+            settings: Say which sandbox, and its bounds.
+            artifacts: Keeps screenshots and reports; None keeps none.
 
         Raises:
             ConfigurationError: A setting of the sandbox is wrong.
@@ -116,6 +123,7 @@ class TestRunner:
             setup_env=settings.sandbox_setup_env,
             image=settings.sandbox_image if settings.sandbox in ("docker", "podman") else None,
             dependency_cache_bytes=settings.dependency_cache_mb * MIB,
+            artifacts=artifacts,
         )
 
     async def run(
@@ -193,11 +201,13 @@ class TestRunner:
                 )
                 passed = verdict_of(first)
                 flaky = await self._rerun(first, request, scratch, files=chosen, reruns=min(reruns, _MOST_RERUNS))
-            artifacts = await asyncio.to_thread(keep_artifacts, worktree, began, self._artifacts, project_id)
+            found = await asyncio.to_thread(find_artifacts, worktree, began) if self._artifacts else []
+            if self._artifacts is not None:
+                await self._artifacts.put(project_id, found)
             coverage = await asyncio.to_thread(coverage_percent, worktree, began)
         return report_of(
             first, passed=passed, command=command, commit=commit, environment=environment, prepared=prepared,
-            flaky=flaky, artifacts=artifacts, coverage=coverage,
+            flaky=flaky, artifacts=tuple(one.artifact for one in found), coverage=coverage,
         )  # fmt: skip
 
     async def environment(self) -> dict[str, str]:
