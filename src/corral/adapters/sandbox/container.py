@@ -39,17 +39,16 @@ from corral.adapters.sandbox.port import (
     SandboxResult,
     base_environment,
 )
-from corral.adapters.sandbox.proxy import LISTEN_INSIDE, AllowList, AllowListProxy, receive_listener
+from corral.adapters.sandbox.proxy import LISTEN_INSIDE, AllowList, serve_run
 from corral.adapters.sandbox.proxy import environment as proxy_environment
 from corral.adapters.sandbox.removal import remove_tree
-from corral.adapters.sandbox.supervision import Supervision, open_pipe
+from corral.adapters.sandbox.supervision import Supervision, open_pipe, signal_said
 from corral.errors import SandboxFailed, SandboxUnavailable
 
 _ENGINE_FAILED = 125
 _IMAGE_FAILED = (126, 127)  # the image has no such program, or can't start it
 _NPROC = 16_384
 _NEVER = "0001-01-01"
-_SIGNAL_BASE = 128
 _PERIOD_S = 0.2
 _COMMAND_S = 60.0
 _SOCKET = SUPPORT / "proxy"
@@ -206,11 +205,7 @@ class ContainerSandbox(Sandbox):
         async def serve() -> None:
             channel, _ = await asyncio.get_running_loop().sock_accept(meeting)
             with channel:
-                listener = await receive_listener(channel)
-                if listener is not None:
-                    proxy = AllowListProxy(self._setup_hosts, lambda why: on_output(f"[network: {why}]\n".encode()))
-                    async with proxy.serving(listener):
-                        await asyncio.Event().wait()
+                await serve_run(channel, self._setup_hosts, on_output)
 
         serving = asyncio.create_task(serve())
         try:
@@ -297,8 +292,8 @@ class ContainerSandbox(Sandbox):
             if killed == "true":
                 ending, code = RunEnding.OUT_OF_MEMORY, None
                 detail = f"used more than {request.limits.memory_bytes // MIB} MiB of memory"
-            elif code is not None and code > _SIGNAL_BASE and code - _SIGNAL_BASE in signal.valid_signals():
-                ending, number, code = RunEnding.SIGNALLED, code - _SIGNAL_BASE, None
+            elif (number := signal_said(code)) is not None:
+                ending, code = RunEnding.SIGNALLED, None
                 detail = f"ended by {signal.Signals(number).name}"
         return SandboxResult(
             ending=ending,

@@ -29,12 +29,11 @@ from corral.adapters.sandbox.port import (
     SandboxResult,
     base_environment,
 )
-from corral.adapters.sandbox.supervision import Supervision, open_pipe
+from corral.adapters.sandbox.supervision import Supervision, open_pipe, signal_said
 from corral.errors import SandboxFailed
 
 _LOG = logging.getLogger(__name__)
 _MARK = "CORRAL_RUN"
-_SIGNAL_BASE = 128
 _WARNING = "this code is NOT contained: CORRAL_SANDBOX is 'none', so it can do whatever this worker's user can"
 
 
@@ -118,8 +117,8 @@ class UnconfinedSandbox(Sandbox):
             ending = RunEnding.EXITED
             if code is not None and code < 0:
                 ending, number, code = RunEnding.SIGNALLED, -code, None
-            elif code is not None and code - _SIGNAL_BASE in signal.valid_signals():  # as shells say it
-                ending, number, code = RunEnding.SIGNALLED, code - _SIGNAL_BASE, None
+            elif (number := signal_said(code)) is not None:
+                ending, code = RunEnding.SIGNALLED, None
         else:
             code = None
         return SandboxResult(

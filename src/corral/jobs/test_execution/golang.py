@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from corral.jobs.test_execution.hostile_files import UnsafeFileError, read_bounded
+from corral.jobs.test_execution.hostile_files import UnsafeFileError, read_bounded, regular_files
 
 _TEST = re.compile(r"^func ((?:Test|Example|Fuzz)\w*)\(", re.MULTILINE)
 _MODULE = re.compile(r"^module\s+\"?([^\s\"]+)", re.MULTILINE)
 _FILE_BYTES = 1024 * 1024
 _MOST_FILES = 2000
-_MOST_ENTRIES = 100_000
 _SKIPPED_FOLDERS = frozenset({".git", "node_modules", "vendor", "testdata"})
 
 
@@ -45,7 +43,7 @@ def _go_files(worktree: Path) -> tuple[list[str], dict[PurePosixPath, str]]:
     """Return the test files, and the modules: folder → name."""
     files: list[str] = []
     modules: dict[PurePosixPath, str] = {}
-    for path in _walk(worktree):
+    for path, _ in regular_files(worktree, skipped=_SKIPPED_FOLDERS):
         if path.endswith("_test.go"):
             files.append(path)
         elif PurePosixPath(path).name == "go.mod":
@@ -56,26 +54,6 @@ def _go_files(worktree: Path) -> tuple[list[str], dict[PurePosixPath, str]]:
             if match := _MODULE.search(text):
                 modules[PurePosixPath(path).parent] = match[1]
     return files, modules
-
-
-def _walk(root: Path) -> Iterator[str]:
-    waiting, seen = [""], 0
-    while waiting:
-        below = waiting.pop()
-        try:
-            with os.scandir(root / below) as entries:
-                for entry in entries:
-                    seen += 1
-                    if seen > _MOST_ENTRIES:
-                        return
-                    path = f"{below}/{entry.name}" if below else entry.name
-                    if entry.is_dir(follow_symlinks=False):
-                        if entry.name not in _SKIPPED_FOLDERS:
-                            waiting.append(path)
-                    elif entry.is_file(follow_symlinks=False):
-                        yield path
-        except OSError:
-            continue
 
 
 def tests_of(worktree: Path, files: Iterable[str]) -> list[str]:
