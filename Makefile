@@ -52,13 +52,13 @@ soak: setup-dev ## long runs that look for leaks and lost jobs
 lock: setup-dev ## pin the newest fitting releases again, by hash and without addresses
 	$(BIN)/uv pip compile pyproject.toml $(LOCK) --group dev --upgrade --output-file requirements/dev.txt
 	$(BIN)/uv pip compile pyproject.toml $(LOCK) --group build --constraint requirements/dev.txt --output-file requirements/run.txt
-	cd tests/node && npm install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund
+	for folder in tests/node tests/runners; do (cd $$folder && npm install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund) || exit 1; done
 
 docs: setup-dev ## write the settings table and the command reference anew
 	$(BIN)/python scripts/write_reference.py
 
 clean: ## remove what `make` made (the data folder with its jobs and models stays)
-	rm -rf $(VENV) $(VENV).lock tests/node/node_modules dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV).lock tests/node/node_modules tests/runners/node_modules dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 setup:
 	@scripts/setup.sh run

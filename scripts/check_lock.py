@@ -75,10 +75,10 @@ def lock_faults(name: str, wanted: list[Requirement]) -> Iterator[str]:
 
 
 def node_faults() -> Iterator[str]:
-    """What is wrong with the lock of the Node modules."""
-    text = (ROOT / "tests" / "node" / "package-lock.json").read_text()
-    if '"resolved"' in text:
-        yield "tests/node/package-lock.json names an address"
+    """What is wrong with the locks of the Node modules."""
+    for name in ("node", "runners"):
+        if '"resolved"' in (ROOT / "tests" / name / "package-lock.json").read_text():
+            yield f"tests/{name}/package-lock.json names an address"
 
 
 if __name__ == "__main__":

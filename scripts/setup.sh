@@ -33,7 +33,7 @@ command -v git >/dev/null 2>&1 || fail "git is missing. Mend: $(hint git)"
 
 lock=requirements/$kind.txt
 [ -f "$lock" ] || fail "expected 'run' or 'dev', got '$kind'"
-[ "$kind" = run ] || node_lock=tests/node/package-lock.json
+[ "$kind" = run ] || node_locks="tests/node/package-lock.json tests/runners/package-lock.json"
 
 # One set-up at a time: two `make`s in one folder must not write into the same environment.
 if command -v flock >/dev/null 2>&1; then
@@ -42,12 +42,13 @@ if command -v flock >/dev/null 2>&1; then
 fi
 
 stamp=$venv/.corral-$kind
-wanted=$(cat "$lock" pyproject.toml ${node_lock:+"$node_lock"} scripts/setup.sh | git hash-object --stdin)" $version $(pwd)"
+# shellcheck disable=SC2086  # two words
+wanted=$(cat "$lock" pyproject.toml ${node_locks:-} scripts/setup.sh | git hash-object --stdin)" $version $(pwd)"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$venv/bin/python" -c '' 2>/dev/null; then
     exit 0
 fi
 # `dev` holds all of `run`, so a fresh `dev` serves `make run` too.
-dev_wanted=$(cat requirements/dev.txt pyproject.toml tests/node/package-lock.json scripts/setup.sh | git hash-object --stdin)" $version $(pwd)"
+dev_wanted=$(cat requirements/dev.txt pyproject.toml tests/node/package-lock.json tests/runners/package-lock.json scripts/setup.sh | git hash-object --stdin)" $version $(pwd)"
 if [ "$kind" = run ] && [ "$(cat "$venv/.corral-dev" 2>/dev/null)" = "$dev_wanted" ] && "$venv/bin/python" -c '' 2>/dev/null; then
     exit 0
 fi
@@ -72,7 +73,15 @@ if [ "$kind" = dev ]; then
     rm -f "$venv/bin/npm"
     printf '#!/bin/sh\nexec "%s/bin/node" "%s/lib/node_modules/npm/bin/npm-cli.js" "$@"\n' "$node_home" "$node_home" >"$venv/bin/npm"
     chmod +x "$venv/bin/npm"
-    (cd tests/node && PATH="$OLDPWD/$venv/bin:$PATH" "$OLDPWD/$venv/bin/npm" install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error >&2) ||
-        fail "installing tests/node/package-lock.json failed (above)"
+    # Go's own program in the place of a Python script that starts it.
+    go=$("$venv/bin/python" -c 'import importlib.util as u; s = u.find_spec("go"); print(s.submodule_search_locations[0] if s else "")')
+    [ -z "$go" ] || ln -sf "$go/bin/go" "$venv/bin/go"
+    here=$(pwd)
+    case $venv in /*) bin=$venv/bin ;; *) bin=$here/$venv/bin ;; esac
+    # runners: Jest, Mocha and Vitest, which the sandbox's tests run for real.
+    for folder in tests/node tests/runners; do
+        (cd "$folder" && PATH="$bin:$PATH" npm install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error >&2) ||
+            fail "installing $folder/package-lock.json failed (above)"
+    done
 fi
 echo "$wanted" >"$stamp"

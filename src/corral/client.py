@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 from corral.errors import ConfigurationError, UnknownJobType
 from corral.jobs.registry import Parts, builtin_job_types
+from corral.jobs.test_execution.artifacts import FoundArtifact, find_artifact
 from corral.queue import scheduler
 from corral.queue.definition import Handler, Isolation, JobTypeSpec, PerUser, RateLimit, from_handler
 from corral.queue.events import EventReader, QueueEvent, ResultWaiter
@@ -439,6 +440,22 @@ class Corral:
             JobNotFound: There is no such job.
         """
         return await (await self._queue(job_type)).logs(job_id, offset=offset, limit=limit)
+
+    async def get_artifact(self, job_type: str, job_id: str, name: str) -> FoundArtifact:
+        """A file that a test run left: a screenshot, a report.
+
+        Args:
+            job_type: Of the job.
+            job_id: Of the job.
+            name: The artifact's ``stored_as``, from the job's result.
+
+        Raises:
+            JobNotFound: There is no such job.
+            ArtifactNotFound: It left no such file, or the file is no longer kept.
+        """
+        status = await self.get_job_status(job_type, job_id)
+        project = status.data.get("projectId") if isinstance(status.data, dict) else None
+        return await find_artifact(self.parts.artifacts, project, status.result, name)
 
     async def wait_for_result(
         self, job: QueuedJob[Any] | tuple[str, str] | FlowJob, *, timeout: timedelta | None = None

@@ -16,6 +16,7 @@
     ├── UnknownProject                no such project is registered
     ├── TooManyJobs                   the user's number of waiting jobs in this queue is reached: user_id, limit
     ├── JobNotFound                   no such job in the queue
+    ├── ArtifactNotFound              the job left no such file, or it is no longer kept
     ├── JobStateConflict              the job isn't in a state that allows the operation
     ├── LeaseLost                     another worker may hold the job now; nothing may be written
     ├── AdapterError                  a part outside failed: service, operation, retryable, retry_after
@@ -125,6 +126,10 @@ class TooManyJobs(CorralError):
 
 class JobNotFound(CorralError, LookupError):
     """There is no job of this id in the queue."""
+
+
+class ArtifactNotFound(CorralError, LookupError):
+    """The job left no such file, or it is no longer kept."""
 
 
 class JobStateConflict(CorralError):

@@ -20,8 +20,9 @@ def checkout(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "Makefile"):
         shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / "tests" / "node").mkdir(parents=True)
-    shutil.copy(ROOT / "tests/node/package-lock.json", tmp_path / "tests/node/package-lock.json")
+    for name in ("node", "runners"):
+        (tmp_path / "tests" / name).mkdir(parents=True)
+        shutil.copy(ROOT / "tests" / name / "package-lock.json", tmp_path / "tests" / name / "package-lock.json")
     return tmp_path
 
 

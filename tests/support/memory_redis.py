@@ -27,6 +27,9 @@ class MemoryRedis:
     def _get(self, key: str) -> str | None:
         return self.values.get(key)
 
+    def _del(self, key: str) -> int:
+        return int(self.values.pop(key, None) is not None)
+
     def _pttl(self, key: str) -> int:
         return self.expiries_ms.get(key, -1) if key in self.values else -2
 

@@ -21,14 +21,14 @@ import asyncio
 import contextlib
 import os
 import re
-import signal
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
+from corral.adapters.processes import end_group, start_group
 from corral.errors import GitFailed
 
 #: Passed on when set: how to find programs, and how a company's network is left.
@@ -255,7 +255,7 @@ class Git:
             told = f"git {operation} did not end within {span.total_seconds():g} s"
             raise _failed(told, operation, "timed_out", retryable=True) from None
         finally:
-            await _end(process)
+            await end_group(process)
         if output is None:
             raise _failed(f"git {operation} printed more than {limit} bytes", operation, "output_too_large")
         if output.code not in ok:
@@ -281,17 +281,14 @@ class Git:
         keep_open: Sequence[int],
     ) -> asyncio.subprocess.Process:
         try:
-            return await _whole(
-                asyncio.create_subprocess_exec(
-                    *command,
-                    stdin=asyncio.subprocess.PIPE if takes_input else asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
-                    env=environment,
-                    cwd=folder or "/",
-                    pass_fds=keep_open,
-                    start_new_session=True,
-                )
+            return await start_group(
+                *command,
+                stdin=asyncio.subprocess.PIPE if takes_input else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=environment,
+                cwd=folder or "/",
+                pass_fds=keep_open,
             )
         except FileNotFoundError as error:
             told = f"expected git 2.38 or newer as {self._program!r}, or a folder {str(folder)!r}"
@@ -404,27 +401,6 @@ async def _communicate(process: asyncio.subprocess.Process, stdin: bytes | None,
         for task in (feeding, complaints):
             task.cancel()
         await asyncio.gather(feeding, complaints, return_exceptions=True)
-
-
-async def _whole(start: Coroutine[Any, Any, asyncio.subprocess.Process]) -> asyncio.subprocess.Process:
-    """Start a process, or have none: cancelled half-way, asyncio ends the process itself but not its children."""
-    starting = asyncio.ensure_future(start)
-    try:
-        return await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        await _end(await starting)
-        raise
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill the process and its children when they still run, and collect it."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await asyncio.shield(process.wait())
-    transport = getattr(process, "_transport", None)
-    if transport is not None:
-        transport.close()
 
 
 @dataclass(frozen=True, slots=True)

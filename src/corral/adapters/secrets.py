@@ -7,13 +7,11 @@ own, with a clean environment, without network use and without the allow-comment
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.util
 import json
 import os
 import re
 import shutil
-import signal
 import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from corral.adapters.processes import end_group, start_group
 from corral.errors import AdapterError, ExtraMissing
 
 _TEST_PATH: Final = re.compile(
@@ -239,7 +238,7 @@ class BetterleaksScanner:
         ]
 
     async def _report(self, folder: Path) -> list[dict[str, Any]]:
-        process = await asyncio.create_subprocess_exec(
+        process = await start_group(
             str(self._program),
             "fs",
             ".",
@@ -256,7 +255,6 @@ class BetterleaksScanner:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
         )
         try:
             async with asyncio.timeout(self._timeout.total_seconds()):
@@ -264,10 +262,7 @@ class BetterleaksScanner:
         except TimeoutError:
             raise _failed("did not end in time", retryable=True) from None
         finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await asyncio.shield(process.wait())
+            await end_group(process)
         try:
             report = json.loads(printed)
             if process.returncode != 0 or report["scan"]["state"] != "complete":

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
-import shutil
-import stat
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -35,6 +34,7 @@ from corral.adapters.mirror import (
     is_full_hash,
     with_trailers,
 )
+from corral.adapters.sandbox.removal import remove_tree
 from corral.commits import CommitStore
 from corral.errors import GitFailed, Unrecoverable
 from corral.projects import Project
@@ -44,6 +44,7 @@ __all__ = ["FileChange", "FileStatus", "RemoteOf", "RepositoryInfo", "Workspace"
 RemoteOf = Callable[[Project], Awaitable[GitRemote]]
 """Gives a project's address together with the credential for it."""
 
+_LOG: Final = logging.getLogger(__name__)
 _REAP_EVERY_S: Final = 60.0
 _MAX_DIFF_BYTES: Final = 32 * 1024 * 1024
 
@@ -377,28 +378,13 @@ def reap(worktrees: Path) -> list[str]:
 
 def _remove_worktree(worktrees: Path, name: str, lock: int) -> None:
     try:
-        _remove_tree(worktrees / name)
+        remove_tree(worktrees / name)
         (worktrees / f"{name}.lock").unlink(missing_ok=True)
+    except OSError:
+        # The job has its result; with its lock free and still there, the folder is the reaper's, which tries again.
+        _LOG.warning("the worktree %s can't be removed yet", worktrees / name, exc_info=True)
     finally:
         os.close(lock)
-
-
-def _remove_tree(folder: Path) -> None:
-    """Remove a folder whatever permissions untrusted code gave to what is in it."""
-
-    def open_up(_function: Callable[..., object], path: str, _error: object) -> None:
-        with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(path), stat.S_IRWXU)  # noqa: PTH101, PTH120  a callback of shutil, in strings
-        with contextlib.suppress(OSError):
-            if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114
-                os.chmod(path, stat.S_IRWXU)  # noqa: PTH101
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                os.unlink(path)  # noqa: PTH108
-
-    shutil.rmtree(folder, onerror=open_up)
-    if folder.exists():
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_repositories(root: Path) -> None:
@@ -411,7 +397,7 @@ def _remove_repositories(root: Path) -> None:
                 is_folder = entry.is_dir(follow_symlinks=False)
                 if entry.name == ".git":
                     if is_folder:
-                        _remove_tree(Path(entry.path))
+                        remove_tree(Path(entry.path))
                     else:
                         os.unlink(entry.path)  # noqa: PTH108  as scandir gave it
                 elif is_folder:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from corral.adapters.workspace import Workspaces
     from corral.jobs.codebase_indexing.building import ProcessBuilder
     from corral.jobs.codebase_indexing.search import CodeSearch
+    from corral.jobs.test_execution.artifacts import ArtifactStore
     from corral.jobs.test_execution.runner import TestRunner
     from corral.projects import ProjectStore
     from corral.settings import Settings
@@ -83,7 +84,14 @@ class Parts:
         """Runs tests in the sandbox."""
         from corral.jobs.test_execution.runner import TestRunner  # noqa: PLC0415
 
-        return TestRunner.from_settings(self.settings)
+        return TestRunner.from_settings(self.settings, artifacts=self.artifacts)
+
+    @cached_property
+    def artifacts(self) -> ArtifactStore:
+        """Files that test runs left."""
+        from corral.jobs.test_execution.artifacts import RedisArtifacts  # noqa: PLC0415
+
+        return RedisArtifacts(self._redis())
 
     async def clear_leavings(self) -> None:
         """End and remove what sandboxes of killed workers left behind on this machine."""

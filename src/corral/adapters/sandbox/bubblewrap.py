@@ -25,6 +25,7 @@ from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from corral.adapters.processes import end_group, start_group
 from corral.adapters.sandbox.bounds import BoundsWatcher
 from corral.adapters.sandbox.cgroups import Cgroup, CgroupTree
 from corral.adapters.sandbox.orphans import RunRecord, RunRegistry
@@ -42,22 +43,16 @@ from corral.adapters.sandbox.port import (
     SandboxResult,
     base_environment,
 )
-from corral.adapters.sandbox.proxy import (
-    LISTEN_INSIDE,
-    AllowList,
-    AllowListProxy,
-    receive_listener,
-)
+from corral.adapters.sandbox.proxy import LISTEN_INSIDE, AllowList, serve_run
 from corral.adapters.sandbox.proxy import environment as proxy_environment
 from corral.adapters.sandbox.removal import remove_tree
 from corral.adapters.sandbox.seccomp import filter_program
-from corral.adapters.sandbox.supervision import Descriptor, Supervision, open_pipe
+from corral.adapters.sandbox.supervision import Descriptor, Supervision, open_pipe, signal_said
 from corral.adapters.sandbox.toolchain import Toolchain, find_toolchain
 from corral.errors import SandboxFailed, SandboxUnavailable
 
 _OLDEST = (0, 8, 0)  # the first with --disable-userns
 _IDENTITY = "65534"  # "nobody" everywhere
-_SIGNAL_BASE = 128
 _NICE = 19
 _COMPLAINT_BYTES = 4096  # enough for bwrap's own words
 #: Device file → its number, by the kernel's ``admin-guide/devices.txt``.
@@ -274,14 +269,7 @@ class BubblewrapSandbox(Sandbox):
         ours, theirs = socket.socketpair()
         channel = Descriptor(theirs.detach())
 
-        async def serve() -> None:
-            listener = await receive_listener(ours)
-            if listener is not None:
-                proxy = AllowListProxy(self._setup_hosts, lambda why: on_output(f"[network: {why}]\n".encode()))
-                async with proxy.serving(listener):
-                    await asyncio.Event().wait()
-
-        serving = asyncio.create_task(serve())
+        serving = asyncio.create_task(serve_run(ours, self._setup_hosts, on_output))
         try:
             yield channel
         finally:
@@ -311,10 +299,10 @@ class BubblewrapSandbox(Sandbox):
             options_file = _file_of("corral-options", b"\0".join(map(os.fsencode, options)) + b"\0")
             given = [filter_file, options_file, status_end, wait_end, *([channel] if channel else [])]
             try:
-                process = await asyncio.create_subprocess_exec(
+                process = await start_group(
                     self._bwrap, "--args", str(options_file.number), "--", *command,
                     stdin=nothing.number, stdout=output_end.number, stderr=output_end.number, env={}, cwd="/",
-                    pass_fds=[descriptor.number for descriptor in given], start_new_session=True,
+                    pass_fds=[descriptor.number for descriptor in given],
                 )  # fmt: skip
             except BaseException:
                 let_go.close()
@@ -378,9 +366,8 @@ class BubblewrapSandbox(Sandbox):
         ending, detail, number = run.ending, run.detail, None
         if ending is None:
             ending = RunEnding.EXITED
-            if code is not None and code > _SIGNAL_BASE and code - _SIGNAL_BASE in signal.valid_signals():
-                # As bwrap and the shell say it; a program that exits with such a number by itself looks the same.
-                ending, number, code = RunEnding.SIGNALLED, code - _SIGNAL_BASE, None
+            if (number := signal_said(code)) is not None:
+                ending, code = RunEnding.SIGNALLED, None
                 detail = f"ended by {signal.Signals(number).name}"
                 if number == signal.SIGXFSZ:
                     ending, detail = RunEnding.DISK_FULL, "wrote a file larger than allowed"
@@ -548,13 +535,16 @@ def _file_of(name: str, content: bytes) -> Descriptor:
 
 async def _said(program: Path, *arguments: str) -> str:
     try:
-        process = await asyncio.create_subprocess_exec(
+        process = await start_group(
             program, *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT, env={},
         )  # fmt: skip
     except OSError as error:
         raise SandboxUnavailable(f"{program} can't be started: {error.strerror}") from error
-    answer, _ = await process.communicate()
+    try:
+        answer, _ = await process.communicate()
+    finally:
+        await end_group(process)
     if process.returncode != 0:
         raise SandboxUnavailable(f"{program} {' '.join(arguments)} ended with {process.returncode}: {answer!r:.200}")
     return answer.decode(errors="replace").strip()

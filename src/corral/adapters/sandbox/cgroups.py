@@ -52,6 +52,26 @@ class Cgroup:
         self._folders = dict(folders)
         self._version = version
 
+    @classmethod
+    def of(cls, pid: int) -> Cgroup | None:
+        """Find the group that a process is in, made by somebody else, to read its counters; None when none is seen."""
+        try:
+            mounts = _mounted(Path("/proc/self/mountinfo").read_text())
+            own = _own_groups(Path(f"/proc/{pid}/cgroup").read_text())
+        except OSError:
+            return None
+        old = {controller: mount for mount in mounts for controller in sorted(mount.controllers)}
+        if old:
+            found = {controller: _folder(mount, own.get(controller)) for controller, mount in old.items()}
+            return cls({name: folder for name, folder in found.items() if folder is not None}, version=1)
+        folder = next((_folder(mount, own.get("")) for mount in mounts if not mount.controllers), None)
+        if folder is None:
+            return None
+        if folder.name == "container":  # crun's own, below the group that has the bounds
+            folder = folder.parent
+        held = {"memory", "pids", "cpu"} & set(_words(folder / "cgroup.controllers"))
+        return cls(dict.fromkeys(sorted(held), folder), version=2)
+
     @property
     def folders(self) -> tuple[Path, ...]:
         """Each folder once."""

@@ -17,10 +17,13 @@ import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from corral.adapters.sandbox.bounds import DiskMeter
+from corral.adapters.processes import end_group, start_group
+from corral.adapters.sandbox.bounds import BoundsWatcher
+from corral.adapters.sandbox.cgroups import Cgroup
 from corral.adapters.sandbox.orphans import RunRecord, RunRegistry
 from corral.adapters.sandbox.port import (
     HOME,
@@ -36,17 +39,16 @@ from corral.adapters.sandbox.port import (
     SandboxResult,
     base_environment,
 )
-from corral.adapters.sandbox.proxy import LISTEN_INSIDE, AllowList, AllowListProxy, receive_listener
+from corral.adapters.sandbox.proxy import LISTEN_INSIDE, AllowList, serve_run
 from corral.adapters.sandbox.proxy import environment as proxy_environment
 from corral.adapters.sandbox.removal import remove_tree
-from corral.adapters.sandbox.supervision import Supervision, open_pipe
+from corral.adapters.sandbox.supervision import Supervision, open_pipe, signal_said
 from corral.errors import SandboxFailed, SandboxUnavailable
 
 _ENGINE_FAILED = 125
 _IMAGE_FAILED = (126, 127)  # the image has no such program, or can't start it
 _NPROC = 16_384
 _NEVER = "0001-01-01"
-_SIGNAL_BASE = 128
 _PERIOD_S = 0.2
 _COMMAND_S = 60.0
 _SOCKET = SUPPORT / "proxy"
@@ -102,7 +104,7 @@ class ContainerSandbox(Sandbox):
     def bounds(self) -> Mapping[str, str]:
         """See ``Sandbox.bounds``."""
         return {
-            "memory": "cgroup", "processes": "cgroup", "cpu": "rlimit per process", "file size": "rlimit",
+            "memory": "cgroup", "processes": "cgroup", "cpu": "cgroup", "file size": "rlimit",
             "open files": "rlimit", "disk": "watcher", "tmp": "tmpfs", "output": "reader", "time": "timer",
         }  # fmt: skip
 
@@ -190,7 +192,12 @@ class ContainerSandbox(Sandbox):
         folder = record.folder / "proxy"
         folder.mkdir()
         meeting = socket.socket(socket.AF_UNIX)
-        meeting.bind(str(folder / "socket"))
+        place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # By descriptor: a socket's path has 107 bytes at most (unix(7)), a data folder's may have more.
+            meeting.bind(f"/proc/self/fd/{place}/socket")
+        finally:
+            os.close(place)
         (folder / "socket").chmod(0o666)
         meeting.listen(1)
         meeting.setblocking(False)
@@ -198,11 +205,7 @@ class ContainerSandbox(Sandbox):
         async def serve() -> None:
             channel, _ = await asyncio.get_running_loop().sock_accept(meeting)
             with channel:
-                listener = await receive_listener(channel)
-                if listener is not None:
-                    proxy = AllowListProxy(self._setup_hosts, lambda why: on_output(f"[network: {why}]\n".encode()))
-                    async with proxy.serving(listener):
-                        await asyncio.Event().wait()
+                await serve_run(channel, self._setup_hosts, on_output)
 
         serving = asyncio.create_task(serve())
         try:
@@ -224,10 +227,9 @@ class ContainerSandbox(Sandbox):
             on_output(chunk)
 
         async with open_pipe() as (output, output_end):
-            process = await asyncio.create_subprocess_exec(
+            process = await start_group(
                 self._program, *self.command_line(request, record, image=image),
                 stdin=asyncio.subprocess.DEVNULL, stdout=output_end.number, stderr=output_end.number,
-                start_new_session=True,
             )  # fmt: skip
             output_end.close()
 
@@ -237,23 +239,41 @@ class ContainerSandbox(Sandbox):
                     process.kill()
 
             run = Supervision(timeout=request.timeout, output_bytes=request.limits.output_bytes, kill=kill, sink=sink)
-            writable = [request.worktree, *(mount.source for mount in request.mounts if mount.writable)]
-            meter = DiskMeter(writable, request.limits)
+            watcher: BoundsWatcher | None = None
 
             async def watch(run: Supervision) -> None:
-                while True:
-                    await asyncio.sleep(_PERIOD_S)
-                    if meter.wants_walk():
-                        detail = await asyncio.to_thread(meter.passed, ())
-                        if detail:
-                            run.stop(RunEnding.DISK_FULL, detail)
-                            return
+                nonlocal watcher
+                watcher = await self._watcher(request, record)
+                await watcher.watch(run)
 
-            await run.follow(process, output, watch=watch)
-        return await self._result(run, record, process.returncode, request, said.decode(errors="replace"))
+            try:
+                await run.follow(process, output, watch=watch)
+            finally:
+                if watcher is not None:
+                    watcher.close()
+        result = await self._result(run, record, process.returncode, request, said.decode(errors="replace"))
+        return replace(result, cpu_seconds=watcher.cpu_seconds if watcher else None)
+
+    async def _watcher(self, request: SandboxRequest, record: RunRecord) -> BoundsWatcher:
+        """Wait until the container runs, and watch it: by its cgroup's counters, where they are seen from here."""
+        pid = 0
+        while pid == 0:
+            await asyncio.sleep(_PERIOD_S)
+            code, said = await self._engine("inspect", "--format", "{{.State.Pid}}", record.name)
+            pid = int(said) if code == 0 and said.strip().isdigit() else 0
+        writable = [request.worktree, *(mount.source for mount in request.mounts if mount.writable)]
+        return BoundsWatcher(
+            root=pid, cgroup=await asyncio.to_thread(Cgroup.of, pid), limits=request.limits, folders=writable,
+            private_tmp=False,
+        )  # fmt: skip
 
     async def _result(
-        self, run: Supervision, record: RunRecord, code: int | None, request: SandboxRequest, said: str
+        self,
+        run: Supervision,
+        record: RunRecord,
+        code: int | None,
+        request: SandboxRequest,
+        said: str,
     ) -> SandboxResult:
         ending, detail, number = run.ending, run.detail, None
         if ending is not None:
@@ -272,8 +292,8 @@ class ContainerSandbox(Sandbox):
             if killed == "true":
                 ending, code = RunEnding.OUT_OF_MEMORY, None
                 detail = f"used more than {request.limits.memory_bytes // MIB} MiB of memory"
-            elif code is not None and code > _SIGNAL_BASE and code - _SIGNAL_BASE in signal.valid_signals():
-                ending, number, code = RunEnding.SIGNALLED, code - _SIGNAL_BASE, None
+            elif (number := signal_said(code)) is not None:
+                ending, code = RunEnding.SIGNALLED, None
                 detail = f"ended by {signal.Signals(number).name}"
         return SandboxResult(
             ending=ending,
@@ -312,7 +332,7 @@ class ContainerSandbox(Sandbox):
     async def _engine(self, *arguments: str) -> tuple[int, str]:
         """Run one of the engine's own commands; returns its exit code and what it said."""
         assert self._program is not None  # noqa: S101 - set by check
-        process = await asyncio.create_subprocess_exec(
+        process = await start_group(
             self._program, *arguments,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
@@ -320,9 +340,9 @@ class ContainerSandbox(Sandbox):
             async with asyncio.timeout(_COMMAND_S):
                 said, _ = await process.communicate()
         except TimeoutError:
-            process.kill()
-            await process.wait()
             return -1, f"no answer to {arguments[0]} within {_COMMAND_S:g} s"
+        finally:
+            await end_group(process)
         return process.returncode or 0, said.decode(errors="replace")
 
 

@@ -256,3 +256,12 @@ async def receive_listener(channel: socket.socket) -> socket.socket | None:
                 channel.send(b".")
             return listener
     return None
+
+
+async def serve_run(channel: socket.socket, allowed: AllowList, on_output: Callable[[bytes], None]) -> None:
+    """Serve one run, until cancelled, on the socket that comes over ``channel``; refusals go to its output."""
+    listener = await receive_listener(channel)
+    if listener is not None:
+        proxy = AllowListProxy(allowed, lambda why: on_output(f"[network: {why}]\n".encode()))
+        async with proxy.serving(listener):
+            await asyncio.Event().wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -14,6 +15,7 @@ from corral.adapters.sandbox.port import OutputSink, RunEnding
 _CHUNK_BYTES = 64 * 1024
 _DRAIN_S = 1.0
 
+_SIGNAL_BASE = 128
 Watch = Callable[["Supervision"], Awaitable[None]]
 """Looks at bounds again and again, and calls ``Supervision.stop`` when one is passed."""
 
@@ -107,6 +109,15 @@ async def _settled(future: asyncio.Future[int]) -> None:
     while not future.done():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(future)
+
+
+def signal_said(code: int | None) -> int | None:
+    """Return the signal that an exit code stands for, as shells, ``bwrap`` and engines say it; None for any other.
+
+    A program that exits with such a number by itself looks the same.
+    """
+    number = (code or 0) - _SIGNAL_BASE
+    return number if number > 0 and number in signal.valid_signals() else None
 
 
 class Descriptor:

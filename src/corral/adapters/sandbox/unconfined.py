@@ -14,6 +14,7 @@ import secrets
 import signal
 from pathlib import Path
 
+from corral.adapters.processes import start_group
 from corral.adapters.sandbox.bounds import BoundsWatcher, tree_of
 from corral.adapters.sandbox.orphans import RunRecord, RunRegistry
 from corral.adapters.sandbox.port import (
@@ -28,12 +29,11 @@ from corral.adapters.sandbox.port import (
     SandboxResult,
     base_environment,
 )
-from corral.adapters.sandbox.supervision import Supervision, open_pipe
+from corral.adapters.sandbox.supervision import Supervision, open_pipe, signal_said
 from corral.errors import SandboxFailed
 
 _LOG = logging.getLogger(__name__)
 _MARK = "CORRAL_RUN"
-_SIGNAL_BASE = 128
 _WARNING = "this code is NOT contained: CORRAL_SANDBOX is 'none', so it can do whatever this worker's user can"
 
 
@@ -89,10 +89,10 @@ class UnconfinedSandbox(Sandbox):
         environment = {**base_environment(path), "TMPDIR": str(record.folder), **request.env}
         environment = {name: real(value) for name, value in environment.items()} | {_MARK: mark}
         async with open_pipe() as (output, output_end):
-            process = await asyncio.create_subprocess_exec(
+            process = await start_group(
                 *[real(word) for word in request.command],
                 stdin=asyncio.subprocess.DEVNULL, stdout=output_end.number, stderr=output_end.number,
-                env=environment, cwd=request.worktree, start_new_session=True,
+                env=environment, cwd=request.worktree, end=lambda started: _kill_all(started.pid, mark),
             )  # fmt: skip
             output_end.close()
             record.note(process_group=process.pid)
@@ -117,8 +117,8 @@ class UnconfinedSandbox(Sandbox):
             ending = RunEnding.EXITED
             if code is not None and code < 0:
                 ending, number, code = RunEnding.SIGNALLED, -code, None
-            elif code is not None and code - _SIGNAL_BASE in signal.valid_signals():  # as shells say it
-                ending, number, code = RunEnding.SIGNALLED, code - _SIGNAL_BASE, None
+            elif (number := signal_said(code)) is not None:
+                ending, code = RunEnding.SIGNALLED, None
         else:
             code = None
         return SandboxResult(

@@ -68,6 +68,7 @@ _KINDS: Final[Sequence[tuple[type[Exception], int, str, str]]] = (
     (errors.UnknownJobType, 404, "unknown-job-type", "No such job type"),
     (errors.UnknownProject, 404, "unknown-project", "No such project"),
     (errors.JobNotFound, 404, "job-not-found", "No such job"),
+    (errors.ArtifactNotFound, 404, "artifact-not-found", "No such file"),
     (errors.JobStateConflict, 409, "job-state-conflict", "The job's state doesn't allow this"),
     (errors.LeaseLost, 409, "job-state-conflict", "The job's state doesn't allow this"),
     (errors.NotAuthenticated, 401, "not-authenticated", "A valid token is needed"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
-from corral.interfaces.http import access, events, health, jobs, metrics, projects, pulls, queues, submission
+from corral.interfaces.http import access, artifacts, events, health, jobs, metrics, projects, pulls, queues, submission
 from corral.interfaces.http.context import Api, SearchPort
 from corral.interfaces.http.guard import guarded_route
 from corral.interfaces.http.routes import Section
@@ -38,6 +38,7 @@ def router_of(api: Api) -> APIRouter:
     for part, tag in (
         (submission, "jobs"),
         (jobs, "jobs"),
+        (artifacts, "jobs"),
         (events, "events"),
         (queues, "queues"),
         (projects, "projects"),

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
+
+from corral.adapters.sandbox.removal import remove_tree
 
 
 @contextlib.asynccontextmanager
@@ -17,7 +19,7 @@ async def copy_of(root: Path) -> AsyncIterator[Path]:
     try:
         yield folder / root.name
     finally:
-        await asyncio.shield(asyncio.to_thread(_remove_tree, folder))
+        await asyncio.shield(asyncio.to_thread(remove_tree, folder))
 
 
 def _make_copy(root: Path) -> Path:
@@ -26,19 +28,6 @@ def _make_copy(root: Path) -> Path:
     try:
         shutil.copytree(root, folder / root.name, symlinks=True)
     except BaseException:
-        _remove_tree(folder)
+        remove_tree(folder)
         raise
     return folder
-
-
-def _remove_tree(folder: Path) -> None:
-    """Remove a folder, whatever modes the tests have left in it."""
-
-    def open_up(function: Callable[[str], object], path: str, _: object) -> None:
-        with contextlib.suppress(OSError):
-            Path(path).parent.chmod(0o700)
-            if not Path(path).is_symlink():
-                Path(path).chmod(0o700)
-            function(path)
-
-    shutil.rmtree(folder, onerror=open_up)

@@ -9,9 +9,10 @@ from typing import Protocol
 
 from corral.errors import Unrecoverable
 from corral.jobs.test_execution.comparison import Baselines, compare
+from corral.jobs.test_execution.output import LogLines
 from corral.jobs.test_execution.payload import TestExecution
 from corral.jobs.test_execution.report import RunEnding, TestReport
-from corral.jobs.test_execution.runner import TestRunner
+from corral.jobs.test_execution.runner import Progress, TestRunner
 from corral.projects import Project
 from corral.queue.job import Job
 
@@ -126,21 +127,7 @@ class TestExecutionHandler:
             percent = round(_CHECKED_OUT + share * (_TESTED - _CHECKED_OUT), 1)
             await job.progress({"percent": percent, "stage": "test", "cases": ended, "of": expected})
 
-        report = await self._runner.run(
-            workspace.path,
-            command=data.test_command,
-            commit=workspace.commit,
-            project_id=project.id,
-            timeout=self._timeout if data.timeout_ms is None else timedelta(milliseconds=data.timeout_ms),
-            files=data.files,
-            setup_command=data.setup_command or project.setup_command,
-            env=data.env,
-            limits=data.limits,
-            network=data.network,
-            reruns=data.reruns,
-            on_output=on_output,
-            on_progress=on_progress,
-        )
+        report = await self._run(data, project, workspace, on_output=on_output, on_progress=on_progress)
         if key is not None and self._baselines is not None and report.ending is RunEnding.EXITED:
             await self._baselines.put(key, report)
         return report
@@ -168,7 +155,7 @@ class TestExecutionHandler:
             data = job.data.model_copy(update={"patch": None})
             try:
                 async with self._workspaces.checkout(project, commit) as workspace:
-                    base = await self._base(data, project, workspace)
+                    base = await self._run(data, project, workspace)
             except Unrecoverable as error:
                 # Nothing to compare with says nothing against the change.
                 await job.log(f"[{commit[:12]} can't be tested: {error}]")
@@ -180,7 +167,15 @@ class TestExecutionHandler:
             return report
         return compare(base, report)
 
-    async def _base(self, data: TestExecution, project: Project, workspace: Checkout) -> TestReport:
+    async def _run(
+        self,
+        data: TestExecution,
+        project: Project,
+        workspace: Checkout,
+        *,
+        on_output: LogLines | None = None,
+        on_progress: Progress | None = None,
+    ) -> TestReport:
         return await self._runner.run(
             workspace.path,
             command=data.test_command,
@@ -193,4 +188,6 @@ class TestExecutionHandler:
             limits=data.limits,
             network=data.network,
             reruns=data.reruns,
+            on_output=on_output,
+            on_progress=on_progress,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from corral.errors import CorralError
@@ -71,6 +71,25 @@ def written_files(root: Path, *, since: float) -> Iterator[tuple[str, os.stat_re
     Yields:
         The path from ``root``, with forward slashes, and its status.
     """
+    for path, entry in regular_files(root, skipped=_SKIPPED_FOLDERS):
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except OSError:
+            continue  # removed meanwhile
+        if status.st_ctime >= since:
+            yield path, status
+
+
+def regular_files(root: Path, *, skipped: Collection[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Find regular files below ``root``, through no link, and of the first hundred thousand entries only.
+
+    Args:
+        root: Where.
+        skipped: Names of folders that are not looked into.
+
+    Yields:
+        The path from ``root``, with forward slashes, and its entry.
+    """
     waiting, seen = [""], 0
     while waiting:
         folder = waiting.pop()
@@ -82,11 +101,9 @@ def written_files(root: Path, *, since: float) -> Iterator[tuple[str, os.stat_re
                         return
                     path = f"{folder}/{entry.name}" if folder else entry.name
                     if entry.is_dir(follow_symlinks=False):
-                        if entry.name not in _SKIPPED_FOLDERS:
+                        if entry.name not in skipped:
                             waiting.append(path)
                     elif entry.is_file(follow_symlinks=False):
-                        status = entry.stat(follow_symlinks=False)
-                        if status.st_ctime >= since:
-                            yield path, status
+                        yield path, entry
         except OSError:
             continue

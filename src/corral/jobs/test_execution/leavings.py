@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
-import time
 from pathlib import Path, PurePosixPath
 
 from corral.adapters.sandbox.port import MIB
+from corral.jobs.test_execution.artifacts import FoundArtifact
 from corral.jobs.test_execution.hostile_files import UnsafeFileError, read_bounded, written_files
 from corral.jobs.test_execution.parsing import ParsedReport, UnreadableReportError, parse_junit
 from corral.jobs.test_execution.report import Artifact
@@ -32,7 +30,6 @@ _REPORT_FOLDERS = frozenset({
 _ARTIFACTS = 50
 _ARTIFACT_BYTES = 5 * MIB
 _ARTIFACTS_BYTES = 20 * MIB
-_KEPT_S = 48 * 3600
 
 
 def find_junit(worktree: Path, since: float) -> ParsedReport | None:
@@ -88,11 +85,11 @@ def _percent(name: str, content: bytes) -> float | None:
     return 100 * sum(int(number) for number, ran in blocks if int(ran)) / statements if statements else None
 
 
-def keep_artifacts(worktree: Path, since: float, folder: Path, project_id: str) -> tuple[Artifact, ...]:
-    """Copy what people want to see afterwards, bounded in number and size, named by its content."""
-    kept: list[Artifact] = []
+def find_artifacts(worktree: Path, since: float) -> list[FoundArtifact]:
+    """Read what people want to see afterwards, bounded in number and size. Blocks."""
+    found: list[FoundArtifact] = []
     left = _ARTIFACTS_BYTES
-    for path, status in sorted(written_files(worktree, since=since), key=lambda found: found[0]):
+    for path, status in sorted(written_files(worktree, since=since), key=lambda written: written[0]):
         if not _is_artifact(path) or status.st_size > min(_ARTIFACT_BYTES, left) or not status.st_size:
             continue
         try:
@@ -100,26 +97,17 @@ def keep_artifacts(worktree: Path, since: float, folder: Path, project_id: str) 
         except (UnsafeFileError, OSError):
             continue
         digest = hashlib.sha256(content).hexdigest()
-        name = f"{project_id}/{digest}{PurePosixPath(path).suffix.lower()}"
-        (folder / project_id).mkdir(parents=True, exist_ok=True, mode=0o700)
-        (folder / name).write_bytes(content)
+        name = f"{digest}{PurePosixPath(path).suffix.lower()}"
         shown = path.encode("utf-8", "replace").decode()
-        kept.append(Artifact(path=shown, size_bytes=len(content), sha256=digest, stored_as=name))
+        artifact = Artifact(path=shown, size_bytes=len(content), sha256=digest, stored_as=name)
+        found.append(FoundArtifact(artifact, content))
         left -= len(content)
-        if len(kept) >= _ARTIFACTS:
+        if len(found) >= _ARTIFACTS:
             break
-    _forget_old(folder / project_id)
-    return tuple(kept)
+    return found
 
 
 def _is_artifact(path: str) -> bool:
     pure = PurePosixPath(path)
     suffix = pure.suffix.lower()
     return suffix in _IMAGES or (suffix in _REPORTS and not _REPORT_FOLDERS.isdisjoint(pure.parts[:-1]))
-
-
-def _forget_old(folder: Path) -> None:
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.stat(follow_symlinks=False).st_mtime < time.time() - _KEPT_S:
-                Path(entry.path).unlink(missing_ok=True)

@@ -1,4 +1,7 @@
-"""Reads the reports of test runners. All of it was written by untrusted programs: bounded, and parsed defensively."""
+"""Reads the reports that test runners write. All of it was written by untrusted programs: bounded, parsed defensively.
+
+What comes line by line while the tests run is read in ``streams``.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from typing import Any
 
 from corral.adapters.sandbox.port import WORKSPACE
 from corral.errors import ExtraMissing
@@ -53,7 +54,7 @@ def bounded(text: object, characters: int) -> str | None:
     if len(text) > characters:
         half = characters // 2
         text = f"{text[:half]}\n[...]\n{text[-half:]}"
-    return harmless(text.replace("\r\n", "\n")) or None
+    return harmless(text.replace("\r\n", "\n")).strip("\n") or None
 
 
 def _path(value: object) -> str | None:
@@ -91,68 +92,6 @@ def make_case(
         trace=bounded(trace, _TRACE_CHARACTERS),
         output=bounded(output, _OUTPUT_CHARACTERS),
     )
-
-
-# --- our own reporters
-
-
-def _text_or_none(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-_Loose = Annotated[str | None, BeforeValidator(_text_or_none)]
-
-
-class _Event(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    event: Literal["start", "total", "case"]
-    runner: _Loose = None
-    count: int = 0
-    id: _Loose = None
-    file: _Loose = None
-    name: _Loose = None
-    outcome: CaseOutcome = CaseOutcome.ERROR
-    seconds: float = 0.0
-    message: _Loose = None
-    trace: _Loose = None
-    output: _Loose = None
-
-
-class EventParser:
-    """Reads the lines of ``reporters`` as they come."""
-
-    def __init__(self) -> None:
-        """Begin."""
-        self.report = ParsedReport()
-        self._partial = b""
-
-    def feed(self, chunk: bytes) -> None:
-        """Take a piece of the file; lines that aren't events are passed over."""
-        lines = (self._partial + chunk).split(b"\n")
-        self._partial = lines.pop()
-        for line in lines:
-            if not line:
-                continue
-            try:
-                event = _Event.model_validate_json(line)
-            except ValidationError:
-                continue
-            self._take(event)
-
-    def _take(self, event: _Event) -> None:
-        report = self.report
-        if event.event == "start":
-            report.started = True
-            report.runner = event.runner if event.runner in ("pytest", "unittest") else None
-        elif event.event == "total":
-            report.expected = min(max(event.count, 0) + (report.expected or 0), 10_000_000)
-        else:
-            case = make_case(
-                file=event.file, name=event.name, outcome=event.outcome, seconds=event.seconds,
-                message=event.message, trace=event.trace, output=event.output,
-            )  # fmt: skip
-            report.add(case, event.id or "")
 
 
 # --- JUnit
@@ -257,10 +196,10 @@ def parse_jest(content: bytes) -> ParsedReport:
     for suite in _dicts(data["testResults"]):
         cases = _dicts(suite.get("assertionResults"))
         if not cases and suite.get("status") == "failed":
-            message = suite.get("message")
+            said = suite.get("message")
             report.add(
                 make_case(
-                    file=suite.get("name"), name="import", outcome=CaseOutcome.ERROR, message=message, trace=message
+                    file=suite.get("name"), name="import", outcome=CaseOutcome.ERROR, message=_reason(said), trace=said
                 )
             )
         for case in cases:
@@ -279,124 +218,15 @@ def parse_jest(content: bytes) -> ParsedReport:
     return report
 
 
+def _reason(said: object) -> str | None:
+    """Find why a file could not be loaded: the first line that names an error, else the first that isn't a heading."""
+    lines = [line.strip() for line in harmless(said).splitlines() if line.strip()] if isinstance(said, str) else []
+    named = (line for line in lines if re.match(r"\w*Error: |\[\w*ERROR\] ", line))
+    return next(named, next((line for line in lines if not line.startswith("●")), None))
+
+
 def _milliseconds(value: object) -> float:
     return value / 1000 if isinstance(value, int | float) else 0.0
-
-
-def parse_mocha(content: bytes) -> ParsedReport:
-    """Read the report of Mocha's json reporter.
-
-    Raises:
-        UnreadableReportError: It is something else.
-    """
-    data = _json(content)
-    if not isinstance(data, dict) or not isinstance(data.get("tests"), list):
-        raise UnreadableReportError("expected a Mocha report with tests")
-    report = ParsedReport(started=True)
-    skipped = {str(case.get("fullTitle")) for case in _dicts(data.get("pending"))}
-    listed = _dicts(data["tests"])
-    names = {str(case.get("fullTitle")) for case in listed}
-    # A failed hook is no test, and stands among the failures only.
-    hooks = [case for case in _dicts(data.get("failures")) if str(case.get("fullTitle")) not in names]
-    for case in [*listed, *hooks]:
-        name, error = str(case.get("fullTitle")), case.get("err")
-        failed = isinstance(error, dict) and bool(error)
-        outcome = CaseOutcome.FAILED if failed else CaseOutcome.SKIPPED if name in skipped else CaseOutcome.PASSED
-        report.add(
-            make_case(
-                file=case.get("file"),
-                name=name,
-                outcome=CaseOutcome.ERROR if case in hooks else outcome,
-                seconds=_milliseconds(case.get("duration")),
-                message=error.get("message") if isinstance(error, dict) and failed else None,
-                trace=error.get("stack") if isinstance(error, dict) and failed else None,
-            )
-        )
-    return report
-
-
-def _json_lines(text: str) -> Iterator[dict[str, Any]]:
-    for line in text.splitlines():
-        if line.startswith("{"):
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(value, dict):
-                yield value
-
-
-_GO_OUTCOMES = {"pass": CaseOutcome.PASSED, "fail": CaseOutcome.FAILED, "skip": CaseOutcome.SKIPPED}
-
-
-def parse_go(text: str) -> ParsedReport:
-    """Read the lines of ``go test -json`` (``go doc test2json``) out of the output."""
-    report = ParsedReport()
-    output: dict[tuple[str, str], list[str]] = {}
-    failed_packages: set[str] = set()
-    for event in _json_lines(text):
-        package, test, action = str(event.get("Package", "")), str(event.get("Test", "")), event.get("Action")
-        report.started = report.started or action in ("start", "run", "pass", "fail", "skip")
-        key = (package, test)
-        if action == "output":
-            output.setdefault(key, []).append(str(event.get("Output", "")))
-        elif action in _GO_OUTCOMES and test:
-            outcome = _GO_OUTCOMES[action]
-            said = "".join(output.pop(key, ()))
-            failed = outcome is CaseOutcome.FAILED
-            if failed:
-                failed_packages.add(package)
-            report.add(
-                make_case(
-                    name=f"{package}.{test}", outcome=outcome, seconds=event.get("Elapsed", 0),
-                    message=_go_message(said) if failed else None, trace=said if failed else None,
-                )
-            )  # fmt: skip
-        elif action == "fail" and package not in failed_packages:
-            # The package didn't compile, or died outside of a test.
-            said = "".join(output.pop(key, ()))
-            report.add(make_case(name=package, outcome=CaseOutcome.ERROR, message="the package failed", trace=said))
-    return report
-
-
-def _go_message(said: str) -> str | None:
-    lines = [line.strip() for line in said.splitlines() if not line.lstrip().startswith(("=== ", "--- "))]
-    return lines[0] if lines else None
-
-
-_LIBTEST_OUTCOMES = {
-    "ok": CaseOutcome.PASSED, "failed": CaseOutcome.FAILED, "ignored": CaseOutcome.SKIPPED,
-    "timeout": CaseOutcome.ERROR,
-}  # fmt: skip
-
-
-def parse_libtest(text: str) -> ParsedReport:
-    """Read the JSON lines of Rust's test harness out of the output."""
-    report = ParsedReport()
-    for event in _json_lines(text):
-        if event.get("type") == "suite" and event.get("event") == "started":
-            report.started = True
-            count = event.get("test_count")
-            report.expected = (report.expected or 0) + (count if isinstance(count, int) else 0)
-        elif event.get("type") == "test" and event.get("event") in _LIBTEST_OUTCOMES:
-            outcome = _LIBTEST_OUTCOMES[event["event"]]
-            said = event.get("stdout")
-            failed = outcome in (CaseOutcome.FAILED, CaseOutcome.ERROR)
-            report.add(
-                make_case(
-                    name=event.get("name"), outcome=outcome, seconds=event.get("exec_time", 0),
-                    message=_panic(said) if failed else None, trace=said if failed else None,
-                )
-            )  # fmt: skip
-    return report
-
-
-def _panic(said: object) -> str | None:
-    lines = said.splitlines() if isinstance(said, str) else []
-    for position, line in enumerate(lines):
-        if "panicked at" in line:
-            return "\n".join(lines[position : position + 2])
-    return lines[0] if lines else None
 
 
 # --- TAP

@@ -50,7 +50,7 @@ class Artifact(WireModel):
     size_bytes: int
     sha256: str
     stored_as: str
-    """Its name in the worker's folder of artifacts, ``<data_dir>/artifacts``."""
+    """Its name for ``GET /v1/jobs/{type}/{id}/artifacts/{name}`` and ``Corral.get_artifact``; kept for two days."""
 
 
 class TestReport(WireModel):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import math
 import os
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from importlib.resources import as_file
 from importlib.resources import files as resource_files
@@ -26,27 +25,24 @@ from corral.adapters.sandbox.port import (
     Sandbox,
     SandboxLimits,
     SandboxRequest,
-    SandboxResult,
 )
 from corral.errors import Unrecoverable
+from corral.jobs.test_execution.artifacts import ArtifactStore
 from corral.jobs.test_execution.dependencies import DependencyCache, Prepared
+from corral.jobs.test_execution.golang import files_of_tests
 from corral.jobs.test_execution.hostile_files import UnsafeFileError, read_bounded
-from corral.jobs.test_execution.leavings import coverage_percent, find_junit, keep_artifacts
+from corral.jobs.test_execution.leavings import coverage_percent, find_artifacts, find_junit
 from corral.jobs.test_execution.output import LogLines, OutputLog, beside
 from corral.jobs.test_execution.parsing import (
-    EventParser,
     ParsedReport,
     UnreadableReportError,
     looks_like_tap,
-    parse_go,
     parse_jest,
     parse_junit,
-    parse_libtest,
-    parse_mocha,
     parse_tap,
 )
 from corral.jobs.test_execution.payload import TestLimits
-from corral.jobs.test_execution.report import Artifact, CaseOutcome, TestCase, TestReport
+from corral.jobs.test_execution.report import CaseOutcome, TestReport
 from corral.jobs.test_execution.runners import (
     EVENTS_FILE,
     REPORT,
@@ -57,29 +53,16 @@ from corral.jobs.test_execution.runners import (
     check_files,
     plan_run,
 )
+from corral.jobs.test_execution.streams import CargoParser, EventParser, GoParser, OutputParser
+from corral.jobs.test_execution.verdict import Run, ended, last_words, report_of, verdict_of
 from corral.settings import Settings
 
 _REPORT_BYTES = 32 * MIB
 _EVENT_CHUNK_BYTES = 256 * 1024
-_KEPT_CASES = 2000
-_KEPT_CHARACTERS = 400_000
-_SLOWEST = 10
 _MOST_RERUNS = 5
-_CANNOT_EXECUTE, _NOT_FOUND = 126, 127
-_PYTEST_NO_TESTS = 5
 
 Progress = Callable[[int, int | None], Awaitable[None]]
 """Told how many cases have ended, of how many; None where the runner doesn't say."""
-
-
-@dataclass(slots=True)
-class _Run:
-    """One execution of the tests."""
-
-    plan: Plan
-    result: SandboxResult
-    parsed: ParsedReport
-    log: OutputLog
 
 
 class TestRunner:
@@ -99,20 +82,22 @@ class TestRunner:
         setup_env: Mapping[str, str] | None = None,
         image: str | None = None,
         dependency_cache_bytes: int = 4096 * MIB,
+        artifacts: ArtifactStore | None = None,
     ) -> None:
         """Make a runner.
 
         Args:
             sandbox: Where everything runs.
-            data_dir: Where scratch files, cached dependencies and kept artifacts go.
+            data_dir: Where scratch files and cached dependencies go.
             default_limits: What a run may use when it does not say.
             setup_env: Variables of the set-up phase (addresses of package registries).
             image: The image of the container sandboxes.
             dependency_cache_bytes: How much cached set-ups may take.
+            artifacts: Keeps screenshots and reports; None keeps none.
         """
         self._sandbox = sandbox
         self._registry = RunRegistry(data_dir / "sandbox" / "reports")
-        self._artifacts = data_dir / "artifacts"
+        self._artifacts = artifacts
         self._dependencies = DependencyCache(data_dir / "dependencies", most_bytes=dependency_cache_bytes)
         self._limits = default_limits
         self._setup_env = dict(setup_env or {})
@@ -121,8 +106,12 @@ class TestRunner:
         self._environment_lock = asyncio.Lock()
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
+    def from_settings(cls, settings: Settings, *, artifacts: ArtifactStore | None = None) -> Self:
         """Make the runner that the settings ask for; nothing is started.
+
+        Args:
+            settings: Say which sandbox, and its bounds.
+            artifacts: Keeps screenshots and reports; None keeps none.
 
         Raises:
             ConfigurationError: A setting of the sandbox is wrong.
@@ -134,6 +123,7 @@ class TestRunner:
             setup_env=settings.sandbox_setup_env,
             image=settings.sandbox_image if settings.sandbox in ("docker", "podman") else None,
             dependency_cache_bytes=settings.dependency_cache_mb * MIB,
+            artifacts=artifacts,
         )
 
     async def run(
@@ -185,27 +175,18 @@ class TestRunner:
         environment = await self.environment()
         async with self._scratch() as scratch:
             log = OutputLog(on_output)
-            prepared = Prepared()
-            if setup_command:
-                prepared = await self._dependencies.prepare(
-                    worktree,
-                    project_id=project_id,
-                    command=setup_command,
-                    variant=json.dumps([environment, dict(env or {}), self._image], sort_keys=True),
-                    scratch=scratch,
-                    run=lambda home: self._set_up(
-                        worktree,
-                        command=setup_command,
-                        home=home,
-                        env=env,
-                        timeout=timeout,
-                        bounds=bounds,
-                        network=network,
-                        log=log,
-                    ),
-                )
-                if prepared.cached:
-                    log.note("[set-up: cached]")
+            chosen = await asyncio.to_thread(_present, worktree, chosen, log)
+            prepared = await self._prepare(
+                worktree, project_id=project_id, set_up=setup_command or "",
+                # Planned before the set-up as well, which has yet to install what the command needs.
+                warm_up=plan_run(command, worktree=worktree, env=env).warm_up,
+                variant=json.dumps([environment, dict(env or {}), self._image], sort_keys=True), scratch=scratch,
+                request=SandboxRequest(
+                    command=(), worktree=worktree, timeout=timeout, env={**self._setup_env, **(env or {})},
+                    limits=bounds, network=network == "setup", image=self._image,
+                ),
+                log=log,
+            )  # fmt: skip
             plan = plan_run(command, worktree=worktree, files=chosen, env=env)
             if chosen and not plan.limited and plan.format is ReportFormat.UNKNOWN:
                 log.note("[the runner of this command is not known: files can't limit it]")
@@ -218,13 +199,15 @@ class TestRunner:
                 first = await self._execute(
                     plan, request, scratch / "1", files=chosen, log=log, on_progress=on_progress
                 )
-                verdict = _verdict(first)
+                passed = verdict_of(first)
                 flaky = await self._rerun(first, request, scratch, files=chosen, reruns=min(reruns, _MOST_RERUNS))
-            artifacts = await asyncio.to_thread(keep_artifacts, worktree, began, self._artifacts, project_id)
+            found = await asyncio.to_thread(find_artifacts, worktree, began) if self._artifacts else []
+            if self._artifacts is not None:
+                await self._artifacts.put(project_id, found)
             coverage = await asyncio.to_thread(coverage_percent, worktree, began)
-        return _report(
-            first, verdict, command=command, commit=commit, environment=environment, prepared=prepared, flaky=flaky,
-            artifacts=artifacts, coverage=coverage,
+        return report_of(
+            first, passed=passed, command=command, commit=commit, environment=environment, prepared=prepared,
+            flaky=flaky, artifacts=tuple(one.artifact for one in found), coverage=coverage,
         )  # fmt: skip
 
     async def environment(self) -> dict[str, str]:
@@ -288,36 +271,45 @@ class TestRunner:
             chosen = replace(chosen, output_bytes=limits.output_kb * 1024)
         return chosen
 
-    async def _set_up(
-        self,
-        worktree: Path,
-        *,
-        command: str,
-        home: Path,
-        env: Mapping[str, str] | None,
-        timeout: timedelta,
-        bounds: SandboxLimits,
-        network: str,
-        log: OutputLog,
-    ) -> float:
-        """Run the set-up command; returns its seconds.
+    async def _prepare(
+        self, worktree: Path, *, project_id: str, set_up: str, warm_up: str, variant: str, scratch: Path,
+        request: SandboxRequest, log: OutputLog,
+    ) -> Prepared:  # fmt: skip
+        """Run the set-up command and fill the toolchain's cache, or take the kept result of both.
+
+        Raises:
+            Unrecoverable: The set-up failed; reason ``setup_failed``.
+        """
+        script = "\n".join(filter(None, [set_up and f"({set_up}\n) || exit", warm_up and f"({warm_up}\n) || true"]))
+        if not script:
+            return Prepared()
+        try:
+            prepared = await self._dependencies.prepare(
+                worktree, project_id=project_id, command=script, variant=variant, scratch=scratch,
+                run=lambda home: self._set_up(script, set_up or warm_up, home=home, request=request, log=log),
+            )  # fmt: skip
+        except Unrecoverable as error:
+            if set_up:
+                raise
+            log.note(f"[going on without a warm cache: {error}]")
+            return Prepared()
+        if prepared.cached:
+            log.note("[set-up: cached]")
+        return prepared
+
+    async def _set_up(self, script: str, shown: str, *, home: Path, request: SandboxRequest, log: OutputLog) -> float:
+        """Run a set-up script; returns its seconds.
 
         Raises:
             Unrecoverable: It failed; reason ``setup_failed``.
         """
-        log.note(f"[set-up: {command}]")
-        request = SandboxRequest(
-            command=("/bin/sh", "-c", command), worktree=worktree, timeout=timeout,
-            env={**self._setup_env, **(env or {})}, limits=bounds, network=network == "setup", image=self._image,
-            mounts=(Mount(source=home, target=DependencyCache.HOME, writable=True),),
-        )  # fmt: skip
+        log.note(f"[set-up: {shown}]")
+        mount = Mount(source=home, target=DependencyCache.HOME, writable=True)
+        request = replace(request, command=("/bin/sh", "-c", script), mounts=(mount,))
         result = await beside(log.pump(_nothing), self._sandbox.run(request, log.write))
         await log.finish()
         if result.ending is not RunEnding.EXITED or result.exit_code != 0:
-            raise Unrecoverable(
-                f"the set-up command {_ended(result)}: {_last_words(log)}",
-                reason="setup_failed",
-            )
+            raise Unrecoverable(f"the set-up command {ended(result)}: {last_words(log)}", reason="setup_failed")
         return result.seconds
 
     async def _execute(
@@ -330,22 +322,22 @@ class TestRunner:
         cases: Sequence[str] = (),
         log: OutputLog,
         on_progress: Progress | None = None,
-    ) -> _Run:
+    ) -> Run:
         """Run the tests once, all of them or some cases."""
         report = folder / "report"
         report.mkdir(parents=True)
         report.chmod(0o777)
         select = folder / "select.json"
         select.write_text(json.dumps({"files": list(files), "cases": list(cases)}))
+        reader = _OF_OUTPUT[plan.format]() if plan.format in _OF_OUTPUT else None
         # Ours from before the program starts: whatever it puts in its place, this one is read.
         events = os.open(report / EVENTS_FILE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         parser = EventParser()
         spool = bytearray()
-        keeps_output = plan.format in (ReportFormat.GO, ReportFormat.LIBTEST, ReportFormat.UNKNOWN)
 
         def sink(chunk: bytes) -> None:
-            log.write(chunk)
-            if keeps_output:
+            log.write(reader.feed(chunk) if reader else chunk)
+            if plan.format is ReportFormat.UNKNOWN:
                 spool.extend(chunk)
 
         told = -1
@@ -353,10 +345,11 @@ class TestRunner:
         async def look() -> None:
             nonlocal told
             _read_events(events, parser, _EVENT_CHUNK_BYTES)
-            ended = len(parser.report.cases)
+            seen = reader.report if reader and not parser.report.started else parser.report
+            ended = len(seen.cases)
             if on_progress is not None and ended != told:
                 told = ended
-                await on_progress(ended, parser.report.expected)
+                await on_progress(ended, seen.expected)
 
         began = time.time()
         try:
@@ -369,17 +362,19 @@ class TestRunner:
                 )
                 result = await beside(log.pump(look), self._sandbox.run(replace(request, mounts=mounts), sink))
             await asyncio.to_thread(_read_events, events, parser, _REPORT_BYTES)
+            log.write(reader.finish() if reader else b"")
             await log.finish()
             await look()
         finally:
             os.close(events)
         parsed = await asyncio.to_thread(
-            _parse, plan, parser.report, report=report, worktree=request.worktree, began=began, output=bytes(spool)
-        )
-        return _Run(plan, result, parsed, log)
+            _parse, plan, parser.report if reader is None or parser.report.started else reader.report,
+            report=report, worktree=request.worktree, began=began, output=bytes(spool),
+        )  # fmt: skip
+        return Run(plan, result, parsed, log)
 
     async def _rerun(
-        self, first: _Run, request: SandboxRequest, scratch: Path, *, files: Sequence[str], reruns: int
+        self, first: Run, request: SandboxRequest, scratch: Path, *, files: Sequence[str], reruns: int
     ) -> tuple[str, ...]:
         """Run failed cases again; returns the keys of those that passed once."""
         bad = (CaseOutcome.FAILED, CaseOutcome.ERROR)
@@ -405,6 +400,33 @@ class TestRunner:
         return tuple(flaky)
 
 
+def _present(worktree: Path, files: Sequence[str], log: OutputLog) -> tuple[str, ...]:
+    """Leave out the files that this commit does not have; blocks.
+
+    Raises:
+        Unrecoverable: It has none of them; reason ``no_tests_collected``.
+    """
+    missing = [file for file in files if _is_missing(worktree, file)]
+    if missing:
+        log.note(f"[not in this commit: {', '.join(missing[:20])}]")
+    if files and len(missing) == len(files):
+        raise Unrecoverable(
+            f"none of the {len(files)} files is in this commit: {', '.join(missing[:5])}", reason="no_tests_collected"
+        )
+    return tuple(file for file in files if file not in missing)
+
+
+def _is_missing(worktree: Path, file: str) -> bool:
+    where = worktree
+    for part in Path(file).parts:
+        where = where / part
+        if not os.path.lexists(where):
+            return True
+        if where.is_symlink():
+            return False  # what it leads to is for the sandbox to say: nothing of the host is looked at
+    return False
+
+
 async def _nothing() -> None:
     pass
 
@@ -421,14 +443,23 @@ def _read_events(descriptor: int, parser: EventParser, most_bytes: int) -> None:
 
 
 def _parse(
-    plan: Plan, events: ParsedReport, *, report: Path, worktree: Path, began: float, output: bytes
+    plan: Plan, live: ParsedReport, *, report: Path, worktree: Path, began: float, output: bytes
 ) -> ParsedReport:
-    """Find and read the report of a run; an unreadable one counts as none."""
-    if events.started or plan.format is ReportFormat.EVENTS:
-        return events
+    """Find and read the report of a run; an unreadable one counts as none.
+
+    Args:
+        plan: How it was run.
+        live: What was read while it ran.
+        report: The report folder.
+        worktree: Where it ran.
+        began: When, in seconds of the epoch.
+        output: What it printed, where nothing else was asked for.
+    """
+    if plan.format is ReportFormat.GO:
+        _place_go_tests(live, worktree)
+    if live.started or plan.format is ReportFormat.EVENTS or plan.format in _OF_OUTPUT:
+        return live
     text = output.decode(errors="replace")
-    if plan.format in _OF_OUTPUT:
-        return _OF_OUTPUT[plan.format](text)
     if plan.report is not None:
         folder = worktree if plan.report_in_worktree else report
         try:
@@ -442,8 +473,18 @@ def _parse(
     return found or ParsedReport()
 
 
-_OF_OUTPUT = {ReportFormat.GO: parse_go, ReportFormat.LIBTEST: parse_libtest}
-_OF_FILE = {ReportFormat.JUNIT: parse_junit, ReportFormat.JEST: parse_jest, ReportFormat.MOCHA: parse_mocha}
+def _place_go_tests(report: ParsedReport, worktree: Path) -> None:
+    """Name the files of Go's cases, which Go doesn't."""
+    places = files_of_tests(worktree)
+    for position, case in enumerate(report.cases):
+        function = _GO_FUNCTION.match(case.name)
+        if function and (file := places.get(function[1])):
+            report.cases[position] = case.model_copy(update={"file": file})
+
+
+_GO_FUNCTION = re.compile(r"^(.+?\.(?:Test|Example|Fuzz)\w*)(?:/|$)")  # "package.Test/part of it"
+_OF_OUTPUT: dict[ReportFormat, type[OutputParser]] = {ReportFormat.GO: GoParser, ReportFormat.CARGO: CargoParser}
+_OF_FILE = {ReportFormat.JUNIT: parse_junit, ReportFormat.JEST: parse_jest}
 
 
 def _environment(said: str) -> dict[str, str]:
@@ -455,105 +496,3 @@ def _environment(said: str) -> dict[str, str]:
         elif match := re.search(r"\d+(?:\.\d+)+", version):
             found[name.strip()] = match.group()
     return found
-
-
-def _ended(result: SandboxResult) -> str:
-    if result.ending is RunEnding.EXITED:
-        return f"ended with exit code {result.exit_code}"
-    return f"was ended ({result.ending}: {result.detail})"
-
-
-def _last_words(log: OutputLog) -> str:
-    lines = [line for line in log.tail().splitlines() if line.strip()]
-    return "\n".join(lines[-15:])[-1500:] or "it printed nothing"
-
-
-def _verdict(run: _Run) -> bool:
-    """Decide whether the tests passed.
-
-    Raises:
-        Unrecoverable: They could not be run, which says nothing about the code.
-    """
-    result, parsed, plan = run.result, run.parsed, run.plan
-    outcomes = {case.outcome for case in parsed.cases}
-    bad = bool(outcomes & {CaseOutcome.FAILED, CaseOutcome.ERROR})
-    if result.ending is not RunEnding.EXITED:
-        return False
-    if result.exit_code in (_CANNOT_EXECUTE, _NOT_FOUND) and not parsed.cases:
-        raise Unrecoverable(f"the test command was not found: {_last_words(run.log)}", reason="command_not_found")
-    if parsed.cases:
-        return not bad and result.exit_code == 0
-    known = parsed.started or plan.format is not ReportFormat.UNKNOWN
-    if not known:
-        return result.exit_code == 0
-    if parsed.started and (result.exit_code in (0, _PYTEST_NO_TESTS) or parsed.runner is None or parsed.expected == 0):
-        raise Unrecoverable(
-            f"{parsed.runner or plan.runner} found no tests: {_last_words(run.log)}", reason="no_tests_collected"
-        )
-    raise Unrecoverable(
-        f"{parsed.runner or plan.runner} ended with exit code {result.exit_code} before its first test: "
-        f"{_last_words(run.log)}",
-        reason="tests_not_run",
-    )
-
-
-def _kept(cases: Sequence[TestCase]) -> tuple[TestCase, ...]:
-    """Keep a bounded number of cases and characters, those that failed before all others, in the order of the run."""
-    bad = [index for index, case in enumerate(cases) if case.outcome in (CaseOutcome.FAILED, CaseOutcome.ERROR)]
-    good = [index for index, case in enumerate(cases) if case.outcome not in (CaseOutcome.FAILED, CaseOutcome.ERROR)]
-    kept: dict[int, TestCase] = {}
-    left = _KEPT_CHARACTERS
-    for index in [*bad, *good][:_KEPT_CASES]:
-        case = cases[index]
-        size = len(case.trace or "") + len(case.output or "") + len(case.message or "")
-        if size > left:
-            case, size = case.model_copy(update={"trace": None, "output": None, "message": None}), 0
-        left -= size
-        kept[index] = case
-    return tuple(kept[index] for index in sorted(kept))
-
-
-def _report(
-    run: _Run,
-    passed: bool,  # noqa: FBT001 - private
-    *,
-    command: str,
-    commit: str,
-    environment: Mapping[str, str],
-    prepared: Prepared,
-    flaky: tuple[str, ...],
-    artifacts: tuple[Artifact, ...],
-    coverage: float | None,
-) -> TestReport:
-    cases, result = run.parsed.cases, run.result
-    counts = {outcome: sum(case.outcome is outcome for case in cases) for outcome in CaseOutcome}
-    kept = _kept(cases)
-    slowest = sorted(cases, key=lambda case: case.seconds, reverse=True)[:_SLOWEST]
-    return TestReport(
-        passed=passed,
-        runner=run.parsed.runner or run.plan.runner,
-        command=command,
-        commit=commit,
-        total=len(cases),
-        succeeded=counts[CaseOutcome.PASSED],
-        failed=counts[CaseOutcome.FAILED],
-        errors=counts[CaseOutcome.ERROR],
-        skipped=counts[CaseOutcome.SKIPPED],
-        cases=kept,
-        cases_left_out=len(cases) - len(kept),
-        slowest=tuple(case.key for case in slowest if case.seconds > 0),
-        exit_code=result.exit_code,
-        signal=result.signal,
-        ending=result.ending,
-        ending_detail=result.detail,
-        seconds=round(result.seconds, 3),
-        setup_seconds=round(prepared.seconds, 3),
-        setup_cached=prepared.cached,
-        output_tail=run.log.tail(),
-        coverage_percent=coverage if coverage is None or math.isfinite(coverage) else None,
-        cpu_seconds=result.cpu_seconds,
-        peak_memory_bytes=result.peak_memory_bytes,
-        environment=dict(environment),
-        artifacts=artifacts,
-        flaky=flaky,
-    )

@@ -13,10 +13,12 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from corral.adapters.sandbox.port import SUPPORT, WORKSPACE
 from corral.errors import Unrecoverable
+from corral.jobs.test_execution.golang import tests_of
 from corral.jobs.test_execution.hostile_files import UnsafeFileError, read_bounded
 
 REPORTERS = SUPPORT / "reporters"
@@ -36,11 +38,10 @@ class ReportFormat(StrEnum):
     JUNIT = "junit"
     JEST = "jest"
     """Jest's ``--json``, which Vitest's json reporter writes too."""
-    MOCHA = "mocha"
     GO = "go"
     """``go test -json`` on the output."""
-    LIBTEST = "libtest"
-    """Rust's test harness with ``--format json``, on the output."""
+    CARGO = "cargo"
+    """Cargo's ``--message-format=json`` and, of Rust's test harness, ``--format json``, on the output."""
     UNKNOWN = "unknown"
     """Nothing was asked for; JUnit files and TAP are looked for."""
 
@@ -59,6 +60,8 @@ class Plan:
     report_in_worktree: bool = False
     #: Whether it runs only the files that were asked for.
     limited: bool = False
+    #: Fills the toolchain's own cache, which is kept with what the set-up command installed; "": none wants filling.
+    warm_up: str = ""
 
 
 _WRAPPERS = frozenset({
@@ -144,7 +147,8 @@ def plan_run(command: str, *, worktree: Path, files: Sequence[str] = (), env: Ma
     if _REDIRECTED.search(_BETWEEN_COMMANDS.split(expanded)[-1]) and runner not in ("pytest", "unittest"):
         runner = None
     base = Plan(runner="command", command=command, env=_python_environment(given))
-    make = _PLANNERS.get(runner or "")
+    planners: dict[str, _Planner] = {**_PLANNERS, "go": partial(_plan_go, worktree=worktree)}
+    make = planners.get(runner or "")
     return base if make is None else make(replace(base, runner=str(runner), command=expanded), files)
 
 
@@ -172,75 +176,116 @@ def _plan_unittest(base: Plan, files: Sequence[str]) -> Plan:
     return replace(base, command=command, format=ReportFormat.EVENTS, limited=bool(files))
 
 
+def _with_options(command: str, options: str, *, files: str = "") -> str:
+    """Add options to a command, in front of the words after a lone ``--``, which are no options."""
+    before, separator, after = command.partition(" -- ")
+    return f"{before} {options}{files}{separator if not files else ''}{after if not files else ''}"
+
+
 def _plan_jest(base: Plan, files: Sequence[str]) -> Plan:
-    command = f"{base.command} --json --outputFile={REPORT}/jest.json --testLocationInResults"
+    # Without --passWithNoTests, Jest writes no report when it finds none.
+    options = f"--json --outputFile={REPORT}/jest.json --testLocationInResults --passWithNoTests"
+    command, chosen = base.command, ""
     if files:
-        command += f" --runTestsByPath{_quoted(files)}"
+        command, chosen = _without_files(command, after="jest"), f" --runTestsByPath{_quoted(files)}"
+    command = _with_options(command, options, files=chosen)
     return replace(base, command=command, format=ReportFormat.JEST, report="jest.json", limited=bool(files))
 
 
 def _plan_vitest(base: Plan, files: Sequence[str]) -> Plan:
-    command = f"{base.command} --reporter=default --reporter=json --outputFile.json={REPORT}/vitest.json"
+    options = f"--reporter=default --reporter=json --outputFile.json={REPORT}/vitest.json"
+    command = _without_files(base.command, after="vitest") if files else base.command
     # Vitest takes parts of paths as filters; without "./", which no file's path holds.
-    command += "".join(" " + shlex.quote(file) for file in files if not file.startswith("-"))
+    chosen = "".join(" " + shlex.quote(file) for file in files if not file.startswith("-"))
+    command = _with_options(command, options, files=chosen)
     return replace(base, command=command, format=ReportFormat.JEST, report="vitest.json", limited=bool(files))
 
 
 def _plan_mocha(base: Plan, files: Sequence[str]) -> Plan:
-    command = f"{base.command} --reporter json --reporter-option output={REPORT}/mocha.json"
-    plan = replace(base, format=ReportFormat.MOCHA, report="mocha.json", limited=bool(files))
+    reporter = f"{REPORTERS}/corral_mocha.cjs"
+    command, chosen = base.command, ""
     if files:
-        command = _without_files(command, after="mocha") + _quoted(files)
-    return replace(plan, command=command)
+        # For Mocha's own search for files, which must find some; the reporter leaves out what others it finds.
+        command, chosen = _without_files(command, after="mocha"), _quoted(files)
+    command = _with_options(command, f"--require {reporter} --reporter {reporter}", files=chosen)
+    return replace(base, command=command, format=ReportFormat.EVENTS, limited=bool(files))
 
 
 def _plan_node(base: Plan, files: Sequence[str]) -> Plan:
-    reporters = (
-        f"--test --test-reporter=junit --test-reporter-destination={REPORT}/node.xml "
-        "--test-reporter=spec --test-reporter-destination=stdout"
-    )
-    command = re.sub(r"(?<!\S)--test(?!\S)", reporters, base.command, count=1)
+    # Reporters and their destinations are paired in the order in which they stand.
+    ours = f"--test --test-reporter={REPORTERS}/corral_node.mjs --test-reporter-destination=stdout"
+    if "--test-reporter-destination" not in base.command:
+        theirs = "" if "--test-reporter" in base.command else " --test-reporter=spec"
+        ours += f"{theirs} --test-reporter-destination=stdout"
+    command = re.sub(r"(?<!\S)--test(?!\S)", ours, base.command, count=1)
     if files:
-        command = _without_files(command, after="node") + _quoted(files)
-    return replace(base, command=command, format=ReportFormat.JUNIT, report="node.xml", limited=bool(files))
+        kept = _without_files(base.command, after="node")
+        command = re.sub(r"(?<!\S)--test(?!\S)", ours, kept, count=1) + _quoted(files)
+    return replace(base, command=command, format=ReportFormat.EVENTS, limited=bool(files))
 
 
-def _plan_go(base: Plan, files: Sequence[str]) -> Plan:
-    command = re.sub(r"(?<!\S)test(?!\S)", "test -json", base.command, count=1)
+#: Go's flags that change what is compiled (``go help build``), with their value.
+_GO_BUILD_FLAG = re.compile(r"^--?(?:race|msan|asan|cover|(?:tags|gcflags|ldflags|mod|buildmode|covermode)=.*)$")
+_GO_TEST = re.compile(r"((?<!\S)(?:\S*/)?go\s+test)(?!\S)")
+
+
+def _plan_go(base: Plan, files: Sequence[str], *, worktree: Path) -> Plan:
+    command = _GO_TEST.sub(r"\1 -json", base.command, count=1)
     if files:
         folders = sorted({str(PurePosixPath(file).parent) for file in files})
-        command = re.sub(r"(?<!\S)\./\S*\.\.\.(?!\S)", "", command)
+        command = re.sub(r"(?<!\S)\.(?:/\S*)?(?!\S)", "", command)
+        tests = tests_of(worktree, files)
+        if tests and "-run" not in command:
+            command += f" -run '^({'|'.join(tests)})$'"
         command += _quoted(["" if folder == "." else folder for folder in folders])
-    return replace(base, command=command, format=ReportFormat.GO, limited=bool(files))
+    return replace(
+        base, command=command, format=ReportFormat.GO, limited=bool(files), warm_up=_go_warm_up(base.command)
+    )
+
+
+def _go_warm_up(command: str) -> str:
+    """Compile everything, the standard library too, which takes Go a minute, and run no test.
+
+    The same for all commands that want the same objects, as each of them is kept by itself.
+    """
+    match = _GO_TEST.search(command)
+    if match is None:
+        return ""
+    build = [word for word in _words(command[match.end() :]) if _GO_BUILD_FLAG.match(word)]
+    flags = "".join(f" {shlex.quote(word)}" for word in build)
+    return f"{command[: match.start()]}{match[1]} -run '^$'{flags} ./... >/dev/null 2>&1"
 
 
 def _integration_tests(files: Sequence[str]) -> list[str]:
     return [PurePosixPath(file).stem for file in files if re.match(r"^(.*/)?tests/[^/]+\.rs$", file)]
 
 
-def _plan_cargo(base: Plan, files: Sequence[str]) -> Plan:
+def _limited_to_targets(command: str, files: Sequence[str]) -> tuple[str, bool]:
+    """Limit a Cargo command to some files, when each is a test target of its own."""
     targets = _integration_tests(files)
     limited = bool(files) and len(targets) == len(files)
+    return command + "".join(f" --test {shlex.quote(name)}" for name in targets if limited), limited
+
+
+def _plan_cargo(base: Plan, files: Sequence[str]) -> Plan:
     command, separator, harness = base.command.partition(" -- ")
-    if limited:
-        command += "".join(f" --test {shlex.quote(name)}" for name in targets)
-    # The harness says JSON only to those who set the variable; compiling happens before, without it, since with it
-    # crates may choose code that needs a nightly compiler.
+    command, limited = _limited_to_targets(command, files)
+    build = command if "--message-format" in command else f"{command} --message-format=json"
+    run = command if "--no-fail-fast" in command else f"{command} --no-fail-fast"
     options = f"-Z unstable-options --format json --report-time{' ' + harness if separator else ''}"
     return replace(
         base,
-        command=f"{command} --no-run && RUSTC_BOOTSTRAP=1 {command} -- {options}",
-        format=ReportFormat.LIBTEST,
+        # The harness says JSON only to those who set the variable; compiling happens before, without it, since with it
+        # crates may choose code that needs a nightly compiler.
+        command=f"( {build} --no-run ) && ( export RUSTC_BOOTSTRAP=1; {run} -- {options} )",
+        format=ReportFormat.CARGO,
         limited=limited,
     )
 
 
 def _plan_nextest(base: Plan, files: Sequence[str]) -> Plan:
-    targets = _integration_tests(files)
-    limited = bool(files) and len(targets) == len(files)
     command = f"{base.command} --tool-config-file corral:{REPORTERS}/nextest.toml --no-fail-fast"
-    if limited:
-        command += "".join(f" --test {shlex.quote(name)}" for name in targets)
+    command, limited = _limited_to_targets(command, files)
     return replace(
         base,
         command=command,
@@ -251,8 +296,10 @@ def _plan_nextest(base: Plan, files: Sequence[str]) -> Plan:
     )
 
 
-#: Options of Mocha and Node whose value is the next word.
+#: Options of Jest, Vitest, Mocha and Node whose value is the next word.
 _WITH_VALUE = frozenset({
+    "-c", "--project", "--projects", "--root", "--rootDir", "--dir", "--reporters", "--setupFilesAfterEnv",
+    "--coverageDirectory", "--testPathIgnorePatterns", "--globalSetup", "--env", "--environment",
     "-r", "--require", "--import", "--loader", "--experimental-loader", "--config", "--package", "--opts", "--file",
     "-u", "--ui", "-t", "--timeout", "-g", "--grep", "-f", "--fgrep", "--env-file", "-C", "--conditions",
 })  # fmt: skip
@@ -271,14 +318,14 @@ def _without_files(command: str, *, after: str) -> str:
     return command[: starts[-1]] + "".join(f" {word}" for word in kept)
 
 
-_PLANNERS: dict[str, Callable[[Plan, Sequence[str]], Plan]] = {
+_Planner = Callable[[Plan, Sequence[str]], Plan]
+_PLANNERS: dict[str, _Planner] = {
     "pytest": _plan_pytest,
     "unittest": _plan_unittest,
     "jest": _plan_jest,
     "vitest": _plan_vitest,
     "mocha": _plan_mocha,
     "node": _plan_node,
-    "go": _plan_go,
     "cargo": _plan_cargo,
     "nextest": _plan_nextest,
 }

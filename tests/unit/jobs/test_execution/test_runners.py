@@ -48,6 +48,16 @@ def test_jest(tmp_path: Path) -> None:
     command = plan("npx jest --ci", tmp_path, "src/a b.test.ts", "-x.js")
     assert command.startswith("npx jest --ci --json --outputFile=/corral/report/jest.json")
     assert command.endswith("--runTestsByPath './src/a b.test.ts' ./-x.js")
+    assert plan("jest --config jest.config.js src/b.test.ts -- c", tmp_path, "a.ts").startswith(
+        "jest --config jest.config.js --json"
+    )
+    assert plan("jest -- src/b", tmp_path).endswith("--passWithNoTests -- src/b")
+
+
+def test_vitest(tmp_path: Path) -> None:
+    command = plan("vitest run src/b --config vitest.config.ts", tmp_path, "src/a.test.ts")
+    assert command.startswith("vitest run --config vitest.config.ts --reporter=default --reporter=json")
+    assert command.endswith(" src/a.test.ts")
 
 
 def test_mocha_and_node_run_the_asked_files_in_place_of_their_own(tmp_path: Path) -> None:
@@ -57,16 +67,40 @@ def test_mocha_and_node_run_the_asked_files_in_place_of_their_own(tmp_path: Path
     command = plan("node --test test/", tmp_path, "test/a.test.js")
     assert "test/ " not in command
     assert command.endswith(" ./test/a.test.js")
-    assert "--test-reporter=junit --test-reporter-destination=/corral/report/node.xml" in command
+    ours = "--test --test-reporter=/corral/reporters/corral_node.mjs --test-reporter-destination=stdout"
+    assert command.startswith(f"node {ours} --test-reporter=spec --test-reporter-destination=stdout")
+    # Each reporter has a destination, and a project's own keep theirs.
+    one = plan("node --test --test-reporter=dot", tmp_path)
+    assert one == f"node {ours} --test-reporter-destination=stdout --test-reporter=dot"
+    two = "--test-reporter=dot --test-reporter-destination=out"
+    assert plan(f"node --test {two}", tmp_path) == f"node {ours} {two}"
 
 
-def test_go_and_cargo(tmp_path: Path) -> None:
+def test_go(tmp_path: Path) -> None:
     assert plan("go test -race ./...", tmp_path) == "go test -json -race ./..."
+    assert plan("cd test && go test", tmp_path) == "cd test && go test -json"
     assert plan("go test ./...", tmp_path, "pkg/a/a_test.go").split() == ["go", "test", "-json", "./pkg/a"]
+    (tmp_path / "a_test.go").write_text(
+        "package a\nfunc TestB(t *testing.T) {}\nfunc TestC(t *testing.T) {}\nfunc x() {}"
+    )
+    assert plan("go test -v ./...", tmp_path, "a_test.go") == "go test -json -v  -run '^(TestB|TestC)$' ./"
+    assert "TestB" not in plan("go test -run X ./...", tmp_path, "a_test.go")
+
+
+def test_go_compiles_the_same_for_commands_that_want_the_same_objects(tmp_path: Path) -> None:
+    def warm_up(command: str) -> str:
+        return plan_run(command, worktree=tmp_path).warm_up
+
+    assert warm_up("go test ./...") == warm_up("go test -v -count=1 ./a") == "go test -run '^$' ./... >/dev/null 2>&1"
+    assert warm_up("cd a && go test -race") == "cd a && go test -run '^$' -race ./... >/dev/null 2>&1"
+    assert warm_up("pytest") == ""
+
+
+def test_cargo(tmp_path: Path) -> None:
     command = plan("cargo test --all -- --nocapture", tmp_path, "tests/api.rs")
     assert command == (
-        "cargo test --all --test api --no-run && RUSTC_BOOTSTRAP=1 cargo test --all --test api -- "
-        "-Z unstable-options --format json --report-time --nocapture"
+        "( cargo test --all --test api --message-format=json --no-run ) && ( export RUSTC_BOOTSTRAP=1; "
+        "cargo test --all --test api --no-fail-fast -- -Z unstable-options --format json --report-time --nocapture )"
     )
     assert not plan_run("cargo test", worktree=tmp_path, files=["src/lib.rs"]).limited
 

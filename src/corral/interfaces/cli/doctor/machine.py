@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from corral.adapters.processes import start_group
 from corral.errors import CorralError
 from corral.interfaces.cli.doctor.finding import Finding, Verdict
 from corral.settings import Settings
@@ -23,7 +24,7 @@ async def check_git() -> Finding:
     program = shutil.which("git")
     if program is None:
         return Finding("git", Verdict.FAULT, "git is not installed", "apt-get install git")
-    process = await asyncio.create_subprocess_exec(program, "--version", stdout=asyncio.subprocess.PIPE)
+    process = await start_group(program, "--version", stdout=asyncio.subprocess.PIPE)
     printed, _ = await asyncio.wait_for(process.communicate(), _PROGRAM_TIMEOUT_S)
     text = printed.decode(errors="replace").strip().removeprefix("git version ")
     found = re.match(r"(\d+)\.(\d+)", text)

@@ -1,0 +1,1 @@
+test("other", () => expect(true).toBe(true));

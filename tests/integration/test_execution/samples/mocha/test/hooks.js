@@ -1,0 +1,6 @@
+describe("hooks", () => {
+  before(() => {
+    throw new Error("no database");
+  });
+  it("never runs", () => {});
+});
