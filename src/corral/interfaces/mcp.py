@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corral.errors import ConfigurationError, CorralError, ExtraMissing
-from corral.interfaces.identity import Authenticator, JwtVerifier, TokenStore
+from corral.interfaces.identity import Authenticator, TokenStore
+from corral.interfaces.jwts import JwtVerifier
 from corral.interfaces.mcp_access import Guarded, caller
 from corral.jobs.codebase_indexing.search import CodeSearch, SearchHit
 from corral.settings import Settings
@@ -302,7 +303,9 @@ async def _serve_projects(server: MCPServer, settings: Settings, host: str, port
     from corral.client import Corral  # noqa: PLC0415 - a folder or stdio needs no Redis
 
     async with Corral(settings=settings) as corral:
-        authenticator = Authenticator(TokenStore(corral.redis), JwtVerifier.from_settings(settings))
+        authenticator = Authenticator(
+            TokenStore(corral.redis, prefix=corral.namespace), JwtVerifier.from_settings(settings)
+        )
         await authenticator.refuse_public_bind(host)
         app = http_app(server, host=host, authenticator=authenticator)
         await uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="error")).serve()

@@ -78,7 +78,8 @@ async def test_projects_over_http_ask_for_a_token_once_there_is_one(
             arguments = {"project_id": "shop", "name": "sales_tax"}
             assert "no index yet" in json.dumps(_call(port, "find_definition", arguments))
             async with Corral(redis_url=corral_private_server.url) as corral:
-                token, _ = await TokenStore(corral.redis).create("ada", ["read"], projects=["shop"])
+                tokens = TokenStore(corral.redis, prefix=corral.namespace)
+                token, _ = await tokens.create("ada", ["read"], projects=["shop"])
             until = time.monotonic() + 30
             while _status(port, None) != 401:
                 assert time.monotonic() < until

@@ -62,8 +62,8 @@ class Bench:
 
     def __init__(self, redis: Any, data_dir: Path, repository: Path) -> None:
         self.redis, self.data_dir, self.repository = redis, data_dir, repository
-        self.commits = CommitStore(redis)
-        self.projects = ProjectStore(redis)
+        self.commits = CommitStore(redis, prefix="corral:bull")
+        self.projects = ProjectStore(redis, prefix="corral:bull")
 
     async def add(self) -> None:
         await self.projects.add(Project(id="p", repository=str(self.repository)), replace=True)
