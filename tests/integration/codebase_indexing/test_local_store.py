@@ -48,7 +48,7 @@ def paths_with(store: LocalIndexStore, word: str) -> list[str]:
         ("local_writer.LocalIndexWriter._close_segment", False),
         ("local_segment.save_columns", False),
         ("local_writer.sizes_of", False),
-        ("local_writer._replace", False),
+        ("local_writer.replace_text", False),
         ("local_words.WordsWriter.close", True),
     ],
 )
