@@ -265,7 +265,7 @@ def test_another_identity_begins_empty_and_so_does_fresh(store: IndexStore) -> N
         with write(store, **options) as writer:
             assert writer.base is None
             assert writer.known() == {}
-            assert writer.reusable("blob-old") is None
+            assert writer.reusable("blob-old", "python") is None
     assert found(store, "old") == ["a.py"]
 
 
@@ -294,7 +294,7 @@ def test_a_known_content_can_be_taken_over(store: IndexStore) -> None:
     fill(store, file("a.py", "one", "two", blob="same"))
     with write(store) as writer:
         writer.remove("a.py")
-        old = writer.reusable("same")
+        old = writer.reusable("same", "python")
         assert old is not None
         assert old.text == "one\ntwo"
         assert [(chunk.start_line, chunk.symbol, chunk.defines) for chunk in old.chunks] == [
@@ -304,6 +304,20 @@ def test_a_known_content_can_be_taken_over(store: IndexStore) -> None:
         assert old.vectors.tolist() == vectors(AXIS[0], AXIS[1]).tolist()
         assert [symbol.name for symbol in old.symbols] == ["f1", "f2"]
         assert "os" in old.imports
+
+
+def test_a_content_is_known_by_its_language_too(store: IndexStore) -> None:
+    fill(
+        store,
+        file("a.py", "one", "two", blob="same"),
+        file("a.md", "one", language="markdown", blob="same"),
+    )
+    with write(store) as writer:
+        for language, chunks in (("python", 2), ("markdown", 1)):
+            old = writer.reusable("same", language)
+            assert old is not None
+            assert len(old.chunks) == chunks
+        assert writer.reusable("same", "go") is None
 
 
 def test_symbols_and_imports(store: IndexStore) -> None:

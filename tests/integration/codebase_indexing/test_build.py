@@ -154,6 +154,22 @@ def test_a_rename_costs_no_embedding(
     assert hit.text == before[hit.symbol].text
 
 
+@pytest.mark.parametrize(("names", "symbols"), [(("a.js", "a.py"), ["thing"]), (("a.py", "a.txt"), [])])
+def test_a_rename_into_another_language_is_cut_as_that_language(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, names: tuple[str, str], symbols: list[str]
+) -> None:
+    old, new = names
+    (repository / old).write_text("def thing():\n    return 1\n")
+    run(WorktreeSource(repository), store, embedder)
+    (repository / old).rename(repository / new)
+    run(WorktreeSource(repository), store, embedder)
+    reader = store.open(NAME)
+    assert reader is not None
+    assert [symbol.name for symbol in reader.symbols_of(new)] == symbols
+    assert [chunk.defines for chunk in reader.file_chunks(new)] == [bool(symbols)]
+    reader.close()
+
+
 def test_a_dirty_worktree_is_followed_and_comes_clean_again(
     repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
 ) -> None:

@@ -319,11 +319,12 @@ class LocalIndexReader:
             }
         )
 
-    def reusable(self, blob: str) -> Reusable | None:
-        """What is known of a content, wherever it lies."""
+    def reusable(self, blob: str, language: str) -> Reusable | None:
+        """What is known of a content in one language, wherever it lies."""
         for part in reversed(self.parts):
             for row in part.live(part.segment.find_blob(blob)):
-                return self._reusable(part.segment, row)
+                if part.segment.language(row) == language:
+                    return self._reusable(part.segment, row)
         return None
 
     def _reusable(self, segment: Segment, row: int) -> Reusable:

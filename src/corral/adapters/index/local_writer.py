@@ -95,9 +95,9 @@ class LocalIndexWriter:
         """Paths that the base left out for one reason."""
         return self._base_reader.skipped(reason) if self._base_reader else frozenset()
 
-    def reusable(self, blob: str) -> Reusable | None:
-        """What the base knows of a content."""
-        return self._base_reader.reusable(blob) if self._base_reader else None
+    def reusable(self, blob: str, language: str) -> Reusable | None:
+        """What the base knows of a content in one language."""
+        return self._base_reader.reusable(blob, language) if self._base_reader else None
 
     def add(self, file: FileRow, vectors: NDArray[np.int8]) -> None:
         """Store a file, replacing what was at its path."""

@@ -237,10 +237,10 @@ class MemoryIndexReader:
         wanted = set(names)
         return sorted(path for path, held in self._generation.files.items() if wanted & set(held.row.imports))
 
-    def reusable(self, blob: str) -> Reusable | None:
-        """What is known of a content."""
+    def reusable(self, blob: str, language: str) -> Reusable | None:
+        """What is known of a content in one language."""
         for held in self._generation.files.values():
-            if held.row.blob == blob:
+            if (held.row.blob, held.row.language) == (blob, language):
                 row = held.row
                 return Reusable(row.text, row.lines, row.chunks, row.symbols, row.imports, held.vectors)
         return None
@@ -285,9 +285,9 @@ class MemoryIndexWriter:
         rows = self._base.skipped.items() if self._base else ()
         return frozenset(path for path, (_, why) in rows if why == reason)
 
-    def reusable(self, blob: str) -> Reusable | None:
-        """What the base knows of a content."""
-        return MemoryIndexReader(self._base).reusable(blob) if self._base else None
+    def reusable(self, blob: str, language: str) -> Reusable | None:
+        """What the base knows of a content in one language."""
+        return MemoryIndexReader(self._base).reusable(blob, language) if self._base else None
 
     def add(self, file: FileRow, vectors: NDArray[np.int8]) -> None:
         """Store a file."""

@@ -114,7 +114,7 @@ class StoredSymbol:
 
 @dataclass(frozen=True, slots=True)
 class Reusable:
-    """A file's chunks and vectors from an earlier generation, for the same content at whatever path."""
+    """A file's chunks and vectors from an earlier generation, for the same content and language at whatever path."""
 
     text: str
     lines: int
@@ -244,8 +244,8 @@ class IndexReader(Protocol):
         """Paths of files that import one of these names as written."""
         ...
 
-    def reusable(self, blob: str) -> Reusable | None:
-        """What is known of a content, wherever it lies."""
+    def reusable(self, blob: str, language: str) -> Reusable | None:
+        """What is known of a content, wherever it lies as a file of one language: another cuts it otherwise."""
         ...
 
     def close(self) -> None:
@@ -273,8 +273,8 @@ class IndexWriter(Protocol):
         """Paths that the base left out for one reason."""
         ...
 
-    def reusable(self, blob: str) -> Reusable | None:
-        """What the base knows of a content, wherever it lies; also after ``remove``."""
+    def reusable(self, blob: str, language: str) -> Reusable | None:
+        """What the base knows of a content in one language, wherever it lies; also after ``remove``."""
         ...
 
     def add(self, file: FileRow, vectors: NDArray[np.int8]) -> None:

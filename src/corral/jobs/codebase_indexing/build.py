@@ -185,7 +185,7 @@ class _Build:
             reason = self._reason(entry)
             if reason is not None:
                 self._skip(entry, reason)
-            elif self._writer.base is not None and (old := self._writer.reusable(entry.blob)) is not None:
+            elif self._writer.base is not None and (old := self._known(entry)) is not None:
                 self._carry(entry, old)
             else:
                 wanted.append(entry)
@@ -257,8 +257,11 @@ class _Build:
         if self._done % _PROGRESS_EVERY == 0:
             self._report(self._done, self._total)
 
+    def _known(self, entry: Entry) -> Reusable | None:
+        return self._writer.reusable(entry.blob, _language(entry))
+
     def _carry(self, entry: Entry, old: Reusable) -> None:
-        """The same content at another path: nothing is parsed or embedded."""
+        """The same content at another path of the same language: nothing is parsed or embedded."""
         path = shown_path(entry.path)
         lines = old.text.split("\n")
         path_fields = _path_fields(path)
@@ -282,7 +285,7 @@ class _Build:
             FileRow(
                 path=path,
                 blob=entry.blob,
-                language=language_of(entry.path) or "text",
+                language=_language(entry),
                 lines=old.lines,
                 text=old.text,
                 prior=path_prior(path),
@@ -304,7 +307,7 @@ class _Build:
         if isinstance(text, SkipReason):
             self._skip(entry, text)
             return
-        language = language_of(entry.path) or "text"
+        language = _language(entry)
         cut = chunk_file(text, language)
         if not cut.chunks:
             self._skip(entry, SkipReason.EMPTY)
@@ -347,6 +350,10 @@ class _Build:
 
 def _touches_ignore(change: Change) -> bool:
     return IGNORE_FILE in change.removed or any(entry.path == IGNORE_FILE for entry in change.changed)
+
+
+def _language(entry: Entry) -> str:
+    return language_of(entry.path) or "text"
 
 
 def _path_fields(path: str) -> dict[str, str]:

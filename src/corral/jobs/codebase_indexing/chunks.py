@@ -13,7 +13,7 @@ from corral.errors import ExtraMissing
 from corral.jobs.codebase_indexing.languages import CONTAINERS, DATA, DEFINITIONS, FUNCTION, METHOD, PROSE, SECTION
 from corral.jobs.codebase_indexing.python_definitions import Found, python_definitions
 
-CHUNKS_VERSION = 2
+CHUNKS_VERSION = 3
 """Part of every index's identity: raise it when the same file would be cut otherwise."""
 
 TARGET_CHARS = 1500
