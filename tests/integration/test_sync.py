@@ -146,7 +146,10 @@ def test_the_functions_use_one_instance_with_the_four_types(
 
 
 #: What ``SyncCorral`` leaves out: whatever has to do with running workers, and what is written anew there.
-NOT_FOR_PRODUCERS = {"start_workers", "stop_workers", "disconnect", "close", "connect", "execute_command"}
+NOT_FOR_PRODUCERS = {
+    *("start_workers", "stop_workers", "start_ushers"),
+    *("disconnect", "close", "connect", "execute_command"),
+}
 
 
 def test_nothing_that_producers_and_managers_need_is_missing() -> None:

@@ -31,6 +31,7 @@ ENDPOINTS = [
     ("GET", "/v1/jobs/anything/{own}", None, READ),
     ("GET", "/v1/jobs/anything/{own}/result?timeout_s=0", None, READ),
     ("GET", "/v1/jobs/anything/{own}/logs", None, READ),
+    ("GET", "/v1/jobs/anything/{own}/artifacts/shot.png", None, READ),
     ("POST", "/v1/jobs/anything/{own}/promote", None, SUBMIT),
     ("POST", "/v1/jobs/anything/{own}/cancel", {}, SUBMIT),
     ("GET", "/v1/job-types", None, READ),
@@ -42,6 +43,7 @@ ENDPOINTS = [
     ("POST", "/v1/queues/anything/drain", {}, MANAGE),
     ("POST", "/v1/queues/anything/retry", {}, MANAGE),
     ("GET", "/v1/queues/anything/workers", None, MANAGE),
+    ("GET", "/v1/queues/anything/users", None, MANAGE),
     ("GET", "/v1/queues/anything/schedules", None, MANAGE),
     ("GET", "/v1/me", None, READ),
     ("GET", "/v1/tokens", None, ADMIN),
@@ -64,12 +66,13 @@ ENDPOINTS = [
     ("POST", "/v1/projects/site/pulls/1/close", None, MANAGE),
     ("GET", "/metrics", None, READ),
 ]
-#: What a caller who may is told, where that isn't a success: there is no such token, schedule, repository or index, and
-#: a job that waits can't be tried again.
+#: What a caller who may is told, where that isn't a success: there is no such token, schedule, repository, file or
+#: index, and a job that waits can't be tried again.
 OTHERWISE = {
     ("DELETE", "/v1/tokens/0123456789abcdef"): "token-not-found",
     ("DELETE", "/v1/queues/anything/schedules/nightly"): "job-not-found",
     ("POST", "/v1/jobs/anything/{own}/retry"): "job-state-conflict",
+    ("GET", "/v1/jobs/anything/{own}/artifacts/shot.png"): "artifact-not-found",
     ("GET", "/v1/projects/site/search?query=x"): None,
     ("GET", "/v1/projects/site/pulls"): "repository-not-found",
     ("GET", "/v1/projects/site/pulls/1"): "repository-not-found",

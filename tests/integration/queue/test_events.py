@@ -9,7 +9,7 @@ import pytest
 from tests.integration.queue.conftest import SOON, settings
 
 from corral import Corral, Job, JobFailed
-from corral.errors import StoreAuthenticationFailed
+from corral.errors import StoreAuthenticationFailed, StoreUnavailable
 from corral.queue.events import QueueEvent
 from corral.testing import EmbeddedServer
 
@@ -28,6 +28,18 @@ async def until_blocked(server: EmbeddedServer) -> None:
     async with asyncio.timeout(10):
         while "cmd=xread" not in await asyncio.to_thread(server.command, "CLIENT", "LIST"):
             await asyncio.sleep(0.01)
+
+
+async def connected_again(corral: Corral) -> None:
+    """Return when the producer's connection is there: one that is being lost would lose the next job's answer."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await corral.execute_command("PING")
+            except StoreUnavailable:
+                await asyncio.sleep(0.01)
+            else:
+                return
 
 
 @pytest.mark.parametrize("way", ["unblocked", "cut", "killed"])
@@ -50,6 +62,7 @@ async def test_events_have_no_gap_and_come_once(corral_private_server: EmbeddedS
         else:
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
+        await connected_again(corral)
         ids += [(await corral.add_job("work", n)).id for n in range(3)]
         async with asyncio.timeout(20):
             await following

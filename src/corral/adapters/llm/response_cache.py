@@ -43,6 +43,7 @@ _BYTES = "llm-cache:bytes"
 _COMPRESSED = b"\x00"
 _FLIGHT_MS = 10_000
 _FLIGHT_RENEWAL_S = 3.0
+_CANCEL_AGAIN_S = 0.1
 _POLL_FIRST_S = 0.05
 _POLL_LONGEST_S = 0.5
 _EVICT_AT_ONCE = 100
@@ -278,18 +279,17 @@ class ResponseCache:
         async def renew() -> None:
             while True:
                 await asyncio.sleep(_FLIGHT_RENEWAL_S)
-                with contextlib.suppress(
-                    Exception
-                ):  # an unreachable Redis must not end the call that is being paid for
+                with contextlib.suppress(Exception):  # a Redis that is away must not end the call that is paid for
                     await self._redis.execute_command("PEXPIRE", flight_key, _FLIGHT_MS)
 
         renewing = asyncio.create_task(renew())
         try:
             yield
         finally:
-            renewing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await renewing
+            # ``wait_for`` of Python 3.11, which redis-py writes with, loses a cancellation that comes with its answer.
+            while not renewing.done():
+                renewing.cancel()
+                await asyncio.wait({renewing}, timeout=_CANCEL_AGAIN_S)
             await asyncio.shield(self._end_flight(flight_key, token))
 
     async def _end_flight(self, flight_key: str, token: str) -> None:
