@@ -259,12 +259,13 @@ class ContainerSandbox(Sandbox):
         pid = 0
         while pid == 0:
             await asyncio.sleep(_PERIOD_S)
-            code, said = await self._engine("inspect", "--format", "{{.State.Pid}}", record.name)
-            pid = int(said) if code == 0 and said.strip().isdigit() else 0
+            code, said = await self._engine("inspect", "--format", "{{.State.Pid}} {{.Id}}", record.name)
+            number, _, container = said.strip().partition(" ")
+            pid = int(number) if code == 0 and number.isdigit() and container else 0
         writable = [request.worktree, *(mount.source for mount in request.mounts if mount.writable)]
         return BoundsWatcher(
-            root=pid, cgroup=await asyncio.to_thread(Cgroup.of, pid), limits=request.limits, folders=writable,
-            private_tmp=False,
+            root=pid, cgroup=await asyncio.to_thread(Cgroup.of_container, pid, container), limits=request.limits,
+            folders=writable, private_tmp=False,
         )  # fmt: skip
 
     async def _result(

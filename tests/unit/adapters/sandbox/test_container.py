@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -100,3 +103,28 @@ async def test_an_engine_that_does_not_answer_is_named(tmp_path: Path) -> None:
     program.chmod(0o755)
     with pytest.raises(SandboxUnavailable, match="Cannot connect"):
         await ContainerSandbox("docker", home=tmp_path, image="i", program=program).check()
+
+
+@pytest.fixture
+def ended_process() -> Iterator[int]:
+    """Yield the pid of a process that has ended and that nobody has waited for."""
+    with subprocess.Popen(["/bin/true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        yield process.pid
+
+
+async def test_an_ended_container_is_not_blamed_for_the_machines_cpu_time(
+    tmp_path: Path, record: RunRecord, run_request: SandboxRequest, ended_process: int
+) -> None:
+    """Its engine may name its process still; the kernel then shows the root group's counters for it."""
+    program = tmp_path / "podman"
+    program.write_text(f"#!/bin/sh\necho {ended_process} {'0f3c' * 16}\n")
+    program.chmod(0o755)
+    sandbox = ContainerSandbox("podman", home=tmp_path / "home", image="img", program=program)
+    await sandbox.check()
+    limits = replace(run_request.limits, cpu=timedelta(seconds=2))
+    watcher = await sandbox._watcher(replace(run_request, limits=limits), record)
+    assert watcher.look() is None
+    assert watcher.cpu_seconds is not None
+    assert watcher.cpu_seconds < 2
+    await sandbox.close()
