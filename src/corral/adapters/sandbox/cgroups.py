@@ -53,24 +53,38 @@ class Cgroup:
         self._version = version
 
     @classmethod
-    def of(cls, pid: int) -> Cgroup | None:
-        """Find the group that a process is in, made by somebody else, to read its counters; None when none is seen."""
+    def of_container(cls, pid: int, container: str, *, proc: Path = Path("/proc")) -> Cgroup | None:
+        """Find a container's group, which its engine made, to read its counters; None when it can't be seen.
+
+        Engines name the group by the container's id. Any other group is refused, for its counters are of other
+        processes too: in version 1 the kernel says of a process that has ended that it is in the root, and with an
+        engine that makes no groups a container stays in the group that started it.
+
+        Args:
+            pid: The container's first process, as the host numbers it.
+            container: The container's full id.
+            proc: Where the process file system is.
+        """
         try:
-            mounts = _mounted(Path("/proc/self/mountinfo").read_text())
-            own = _own_groups(Path(f"/proc/{pid}/cgroup").read_text())
+            mounts = _mounted((proc / "self" / "mountinfo").read_text())
+            named = {
+                controller: path
+                for controller, path in _own_groups((proc / str(pid) / "cgroup").read_text()).items()
+                if container in path
+            }
         except OSError:
             return None
-        old = {controller: mount for mount in mounts for controller in sorted(mount.controllers)}
-        if old:
-            found = {controller: _folder(mount, own.get(controller)) for controller, mount in old.items()}
-            return cls({name: folder for name, folder in found.items() if folder is not None}, version=1)
-        folder = next((_folder(mount, own.get("")) for mount in mounts if not mount.controllers), None)
+        if old := {controller: mount for mount in mounts for controller in sorted(mount.controllers)}:
+            found = {controller: _folder(mount, named.get(controller)) for controller, mount in old.items()}
+            folders = {name: folder for name, folder in found.items() if folder is not None}
+            return cls(folders, version=1) if folders else None
+        folder = next((_folder(mount, named.get("")) for mount in mounts if not mount.controllers), None)
         if folder is None:
             return None
         if folder.name == "container":  # crun's own, below the group that has the bounds
             folder = folder.parent
         held = {"memory", "pids", "cpu"} & set(_words(folder / "cgroup.controllers"))
-        return cls(dict.fromkeys(sorted(held), folder), version=2)
+        return cls(dict.fromkeys(sorted(held), folder), version=2) if held else None
 
     @property
     def folders(self) -> tuple[Path, ...]:

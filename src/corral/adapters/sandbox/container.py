@@ -49,7 +49,8 @@ _ENGINE_FAILED = 125
 _IMAGE_FAILED = (126, 127)  # the image has no such program, or can't start it
 _NPROC = 16_384
 _NEVER = "0001-01-01"
-_PERIOD_S = 0.2
+_IDENTITY = "container"  # in a run's scratch folder
+_PERIOD_S = 0.02
 _COMMAND_S = 60.0
 _SOCKET = SUPPORT / "proxy"
 
@@ -132,6 +133,7 @@ class ContainerSandbox(Sandbox):
             "--ulimit", f"cpu={max(1, int(limits.cpu.total_seconds()))}", "--ulimit", "core=0",
             "--tmpfs", f"/tmp:rw,exec,nosuid,nodev,mode=1777,size={limits.tmp_bytes}",  # noqa: S108 - inside
             "--log-driver", "none", "--entrypoint", "", "--env-file", str(record.folder / "environment"),
+            "--cidfile", str(record.folder / _IDENTITY),
         ]  # fmt: skip
         if self.name == "podman":
             # Bind mounts are not relabelled for SELinux: that would change the host's files.
@@ -256,15 +258,19 @@ class ContainerSandbox(Sandbox):
 
     async def _watcher(self, request: SandboxRequest, record: RunRecord) -> BoundsWatcher:
         """Wait until the container runs, and watch it: by its cgroup's counters, where they are seen from here."""
-        pid = 0
+        # The engine writes the id before it starts the program, whose group may be gone soon after: what passes a
+        # bound at once is missed by whoever looks for it late. Until there is an id, asking the engine is in vain.
+        container, pid = "", 0
         while pid == 0:
             await asyncio.sleep(_PERIOD_S)
-            code, said = await self._engine("inspect", "--format", "{{.State.Pid}}", record.name)
-            pid = int(said) if code == 0 and said.strip().isdigit() else 0
+            container = container or _text_of(record.folder / _IDENTITY)
+            if container:
+                code, said = await self._engine("inspect", "--format", "{{.State.Pid}}", container)
+                pid = int(said) if code == 0 and said.strip().isdigit() else 0
         writable = [request.worktree, *(mount.source for mount in request.mounts if mount.writable)]
         return BoundsWatcher(
-            root=pid, cgroup=await asyncio.to_thread(Cgroup.of, pid), limits=request.limits, folders=writable,
-            private_tmp=False,
+            root=pid, cgroup=await asyncio.to_thread(Cgroup.of_container, pid, container), limits=request.limits,
+            folders=writable, private_tmp=False,
         )  # fmt: skip
 
     async def _result(
@@ -344,6 +350,14 @@ class ContainerSandbox(Sandbox):
         finally:
             await end_group(process)
         return process.returncode or 0, said.decode(errors="replace")
+
+
+def _text_of(path: Path) -> str:
+    """Read a small file that may not be there yet."""
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _mount_option(mount: Mount) -> str:

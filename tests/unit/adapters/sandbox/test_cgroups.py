@@ -125,3 +125,68 @@ def test_without_cgroups_there_are_no_controllers(tmp_path: Path) -> None:
     assert CgroupTree.discover(process=tmp_path / "none").controllers == frozenset()
     where = process(tmp_path, mounts="21 1 8:1 / / rw - ext4 /dev/sda rw\n", groups="0::/\n")
     assert CgroupTree.discover(process=where).make("x") is None
+
+
+CONTAINER = "0f3c" * 16
+V1 = ("memory", "pids", "cpuacct")
+
+
+def of_container(tmp_path: Path, *, mounts: str, groups: str) -> Cgroup | None:
+    process(tmp_path, mounts=mounts, groups="")
+    (tmp_path / "42").mkdir()
+    (tmp_path / "42" / "cgroup").write_text(groups)
+    return Cgroup.of_container(42, CONTAINER, proc=tmp_path)
+
+
+def v1_mounts(tmp_path: Path) -> str:
+    return "".join(f"30 20 0:26 / {tmp_path}/{name} rw - cgroup cgroup rw,{name}\n" for name in V1)
+
+
+@pytest.mark.parametrize("path", [f"/libpod_parent/libpod-{CONTAINER}", f"/system.slice/docker-{CONTAINER}.scope"])
+def test_version_1_a_containers_group_is_named_by_its_id(tmp_path: Path, path: str) -> None:
+    groups = "".join(f"{number}:{name}:{path}\n" for number, name in enumerate(V1))
+    group = of_container(tmp_path, mounts=v1_mounts(tmp_path), groups=groups)
+    assert group is not None
+    assert set(group.folders) == {tmp_path / name / path.lstrip("/") for name in V1}
+
+
+@pytest.mark.parametrize("path", ["/", "/the-workers-own", f"/docker/{'1' * 64}"])
+def test_version_1_the_group_of_others_is_not_the_containers(tmp_path: Path, path: str) -> None:
+    """The root is what the kernel says of a process that has ended; its counter is the whole machine's."""
+    (tmp_path / "cpuacct").mkdir()
+    (tmp_path / "cpuacct" / "cpuacct.usage").write_text("26116000000000\n")
+    groups = "".join(f"{number}:{name}:{path}\n" for number, name in enumerate(V1))
+    assert of_container(tmp_path, mounts=v1_mounts(tmp_path), groups=groups) is None
+
+
+def test_version_1_a_controller_without_the_containers_group_is_left_out(tmp_path: Path) -> None:
+    groups = f"1:memory:/docker/{CONTAINER}\n2:pids:/docker/{CONTAINER}\n3:cpuacct:/\n"
+    group = of_container(tmp_path, mounts=v1_mounts(tmp_path), groups=groups)
+    assert group is not None
+    assert group.holds("memory")
+    assert group.events().cpu_seconds is None
+
+
+@pytest.mark.parametrize("below", ["", "/container"])
+def test_version_2_a_containers_group_is_named_by_its_id(tmp_path: Path, below: str) -> None:
+    folder = tmp_path / "unified" / f"libpod-{CONTAINER}.scope"
+    folder.mkdir(parents=True)
+    (folder / "cgroup.controllers").write_text("cpu memory pids\n")
+    mounts = f"30 20 0:26 / {tmp_path}/unified rw - cgroup2 cgroup2 rw\n"
+    group = of_container(tmp_path, mounts=mounts, groups=f"0::/{folder.name}{below}\n")
+    assert group is not None
+    assert group.folders == (folder,)
+
+
+@pytest.mark.parametrize("path", ["/", "/the-workers-own", f"/libpod-{CONTAINER} (deleted)"])
+def test_version_2_the_group_of_others_is_not_the_containers(tmp_path: Path, path: str) -> None:
+    for name in ("unified", "unified/the-workers-own"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cgroup.controllers").write_text("cpu memory pids\n")
+    mounts = f"30 20 0:26 / {tmp_path}/unified rw - cgroup2 cgroup2 rw\n"
+    assert of_container(tmp_path, mounts=mounts, groups=f"0::{path}\n") is None
+
+
+def test_a_container_whose_process_is_gone_has_no_group(tmp_path: Path) -> None:
+    process(tmp_path, mounts=v1_mounts(tmp_path), groups="")
+    assert Cgroup.of_container(42, CONTAINER, proc=tmp_path) is None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -47,6 +51,7 @@ def test_the_command_line(tmp_path: Path, record: RunRecord, run_request: Sandbo
         "--ulimit", "fsize=536870912", "--ulimit", "nofile=1024", "--ulimit", "cpu=600", "--ulimit", "core=0",
         "--tmpfs", "/tmp:rw,exec,nosuid,nodev,mode=1777,size=67108864", "--log-driver", "none", "--entrypoint", "",
         "--env-file", str(tmp_path / "run" / "environment"),
+        "--cidfile", str(tmp_path / "run" / "container"),
         "--mount", f"type=bind,source={tmp_path}/run/home,target=/tmp/home",
         "--mount", f"type=bind,source={tmp_path}/tree,target=/workspace",
         "img:1", "/bin/sh", "-c", "make test",
@@ -100,3 +105,51 @@ async def test_an_engine_that_does_not_answer_is_named(tmp_path: Path) -> None:
     program.chmod(0o755)
     with pytest.raises(SandboxUnavailable, match="Cannot connect"):
         await ContainerSandbox("docker", home=tmp_path, image="i", program=program).check()
+
+
+@pytest.fixture
+def ended_process() -> Iterator[int]:
+    """Yield the pid of a process that has ended and that nobody has waited for."""
+    with subprocess.Popen(["/bin/true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        yield process.pid
+
+
+async def test_an_ended_container_is_not_blamed_for_the_machines_cpu_time(
+    tmp_path: Path, record: RunRecord, run_request: SandboxRequest, ended_process: int
+) -> None:
+    """Its engine may name its process still; the kernel then shows the root group's counters for it."""
+    program = tmp_path / "podman"
+    program.write_text(f"#!/bin/sh\necho {ended_process}\n")
+    program.chmod(0o755)
+    sandbox = ContainerSandbox("podman", home=tmp_path / "home", image="img", program=program)
+    await sandbox.check()
+    (record.folder / "container").write_text("0f3c" * 16)
+    limits = replace(run_request.limits, cpu=timedelta(seconds=2))
+    watcher = await sandbox._watcher(replace(run_request, limits=limits), record)
+    assert watcher.look() is None
+    assert watcher.cpu_seconds is not None
+    assert watcher.cpu_seconds < 2
+    await sandbox.close()
+
+
+async def test_the_engine_is_asked_for_a_process_once_it_has_made_the_container(
+    tmp_path: Path, record: RunRecord, run_request: SandboxRequest, ended_process: int
+) -> None:
+    asked = tmp_path / "asked"
+    program = tmp_path / "docker"
+    # At first the container is there and does not run yet.
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = inspect ] || exec echo 1\n[ -e {asked} ] && echo {ended_process} || echo 0\n'
+        f'echo "$4" >> {asked}\n'
+    )
+    program.chmod(0o755)
+    sandbox = ContainerSandbox("docker", home=tmp_path / "home", image="img", program=program)
+    await sandbox.check()
+    watching = asyncio.create_task(sandbox._watcher(run_request, record))
+    await asyncio.sleep(0)
+    assert not asked.exists()
+    (record.folder / "container").write_text("0f3c" * 16)
+    await watching
+    assert asked.read_text().split() == ["0f3c" * 16] * 2
+    await sandbox.close()
