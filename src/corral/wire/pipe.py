@@ -189,8 +189,10 @@ class _Protocol(asyncio.Protocol):
     """Feeds what comes in to hiredis and hands each answer to the oldest waiting future."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_push: Callable[[Reply], None] | None) -> None:
-        #: uvloop calls what is to be called soon before it looks at its sockets again: there is nothing to win there.
-        self.make_answer: Callable[[], asyncio.Future[Reply]] = (
+        self.make_future: Callable[[], asyncio.Future[Reply]] = loop.create_future
+        #: For a command that finds no other one unanswered: where answers come in batches there is nothing to win, nor
+        #: with uvloop, which calls what is to be called soon before it looks at its sockets again.
+        self.make_lone_future: Callable[[], asyncio.Future[Reply]] = (
             partial(_Answer, loop=loop) if isinstance(loop, asyncio.SelectorEventLoop) else loop.create_future
         )
         self._on_push = on_push
@@ -345,8 +347,8 @@ class Pipe:
         protocol = self._protocol
         if protocol is None or protocol.lost:
             raise StoreUnavailable("Redis can't be reached now.")
-        future = protocol.make_answer()
         idle = not protocol.pending
+        future = protocol.make_lone_future() if idle else protocol.make_future()
         protocol.pending.append(future)
         if idle:
             protocol.heard_at = time.monotonic()
@@ -381,7 +383,7 @@ class Pipe:
         protocol: _Protocol = self._protocol  # type: ignore[assignment]  # send has just used it
         futures: list[asyncio.Future[Reply]] = [first]
         for _ in range(count - 1):
-            future = protocol.make_answer()
+            future = protocol.make_future()
             protocol.pending.append(future)
             futures.append(future)
         return futures
@@ -446,7 +448,7 @@ class Pipe:
         commands.extend(self._on_connect)
         if not commands:
             commands.append(pack("PING"))
-        futures = [protocol.make_answer() for _ in commands]
+        futures = [protocol.make_future() for _ in commands]
         protocol.pending.extend(futures)
         protocol.transport.write(b"".join(commands))  # type: ignore[union-attr]
         for reply in await asyncio.gather(*futures):
