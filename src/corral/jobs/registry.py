@@ -91,7 +91,7 @@ class Parts:
         """Files that test runs left."""
         from corral.jobs.test_execution.artifacts import RedisArtifacts  # noqa: PLC0415
 
-        return RedisArtifacts(self._redis())
+        return RedisArtifacts(self._redis(), prefix=self._namespace)
 
     async def clear_leavings(self) -> None:
         """End and remove what sandboxes of killed workers left behind on this machine."""
@@ -183,8 +183,10 @@ class Parts:
             tests=self.test_runner,
             search=self.code_search,
             redis=self._redis(),
+            prefix=self._namespace,
             budgets=Budgets(
                 self._redis(),
+                prefix=self._namespace,
                 user=Allowance(tokens=settings.user_tokens_per_day, usd=settings.user_usd_per_day),
                 day=Allowance(tokens=settings.tokens_per_day, usd=settings.usd_per_day),
             ),
@@ -199,7 +201,7 @@ class Parts:
             projects=self.projects,
             workspaces=self.workspaces,
             runner=self.test_runner,
-            baselines=Baselines(self._redis()),
+            baselines=Baselines(self._redis(), prefix=self._namespace),
             timeout=self.settings.test_timeout,
         )
 

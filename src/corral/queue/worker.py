@@ -310,20 +310,27 @@ class Worker:
         while True:
             try:
                 return read_claim(await scripts.answer("moveToActive", scripts.fetch_command(lane.fetch_options)))
-            except StoreUnavailable:
+            except StoreUnavailable as error:
                 # What was claimed without our hearing of it is found by the reconciliation after the reconnection.
                 if self._stopping.is_set():
                     return NOTHING
-                await self._connection()
+                await self._connection(error)
             except StoreError as error:
                 logger.error("%s: no job can be claimed: %s", self.spec.name, error)
                 if self._stopping.is_set():
                     return NOTHING
                 await asyncio.sleep(_REFUSED_PAUSE_S)
 
-    async def _connection(self) -> None:
-        """Return when there is a connection again, or the worker stops."""
+    async def _connection(self, error: StoreUnavailable) -> None:
+        """Return when there is a connection again, or the worker stops.
+
+        Args:
+            error: Why it is asked for. A server that answers, but can't carry it out now (it is busy with a script, its
+                Cluster is down), is given a pause.
+        """
         await asyncio.sleep(0)
+        if self.pipe.connected and not isinstance(error, ConnectionLost):
+            await asyncio.sleep(_REFUSED_PAUSE_S)
         waiter = asyncio.ensure_future(self.pipe.wait_connected())
         while not waiter.done() and not self._stopping.is_set():
             await asyncio.wait({waiter}, timeout=0.5)
@@ -769,7 +776,7 @@ class Worker:
                 await write()
             except StoreUnavailable as error:
                 sent = sent or isinstance(error, ConnectionLost)
-                await self._connection()
+                await self._connection(error)
                 if not self.pipe.connected:
                     raise LeaseLost("Redis is away and the worker stops; the job's lease runs out.") from error
             except StoreError as error:
@@ -811,7 +818,7 @@ class Worker:
                 break
             except StoreUnavailable as error:
                 resent = resent or isinstance(error, ConnectionLost)
-                await self._connection()
+                await self._connection(error)
                 if not self.pipe.connected:
                     logger.error("%s: stopping while Redis is away; job %s will run again", self.spec.name, record.id)
                     self._release(lane)

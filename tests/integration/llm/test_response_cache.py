@@ -269,7 +269,15 @@ async def test_budgets_count_per_job_user_and_day(redis: Any) -> None:
     exceeded = await budgets.check(job_id="j1", user_id="u9", job=Allowance(tokens=60))
     assert exceeded is not None
     assert exceeded.scope == "job"
-    assert all([await redis.ttl(key) > 0 for key in await redis.keys("llm-budget:*")])
+    keys = await redis.keys("corral:llm-budget:*")
+    assert len(keys) == 6
+    assert all([await redis.ttl(key) > 0 for key in keys])
+    assert (
+        await Budgets(redis, prefix="corral:other", user=Allowance(tokens=1)).check(
+            job_id="j1", user_id="u1", job=Allowance(tokens=1)
+        )
+        is None
+    )
 
 
 async def test_text_and_the_providers_form_come_back_as_they_were(redis: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from datetime import timedelta
 from typing import Any
@@ -138,3 +139,40 @@ async def test_a_handler_that_takes_no_notice_still_gets_its_outcome_recorded(
         again = await corral.add_job("stubborn", None)
         assert await corral.wait_for_result(again, timeout=SOON) == "too late"
     assert (await corral.get_job_status("stubborn", job.id)).state is JobState.FAILED
+
+
+async def test_a_server_that_answers_but_cannot_is_not_asked_without_a_pause(
+    corral_private_server: EmbeddedServer,
+) -> None:
+    server = corral_private_server
+    started, release = asyncio.Event(), asyncio.Event()
+    busy = "local t = redis.call('TIME')[1]; while redis.call('TIME')[1] - t < 3 do end return 1"
+    async with Corral(server.url, settings=settings(lease=timedelta(seconds=20)), job_types=()) as corral:
+
+        @corral.handler("work")
+        async def work(_: Job[Any]) -> str:
+            started.set()
+            await release.wait()
+            return "done"
+
+        async with await corral.start_workers():
+            job = await corral.add_job("work", None)
+            await started.wait()
+            await asyncio.to_thread(server.command, "CONFIG", "SET", "busy-reply-threshold", "10")
+            script = asyncio.create_task(
+                asyncio.to_thread(server.command, "EVAL", busy, "0", timeout=timedelta(seconds=10))
+            )
+            async with asyncio.timeout(5):
+                while "BUSY" not in await asyncio.to_thread(server.command, "PING"):
+                    await asyncio.sleep(0.01)
+            release.set()
+            await script
+            assert await corral.wait_for_result(job, timeout=SOON) == "done"
+    # One each half second, the leases' and this test's own; without a pause there are over a hundred.
+    assert 2 <= _refused(server) <= 60
+
+
+def _refused(server: EmbeddedServer) -> int:
+    """How many commands the server has refused as it was busy."""
+    found = re.search(r"errorstat_BUSY:count=(\d+)", server.command("INFO", "errorstats"))
+    return int(found[1]) if found else 0

@@ -84,7 +84,6 @@ class ApiEmbedder:
     """
 
     fusion_weight = 0.8
-    worth_caching = True
 
     def __init__(
         self,

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 class HashedEmbedder:
     """Deterministic, instant, and recording."""
 
-    worth_caching = False
-
     def __init__(self, dimension: int = 64, *, name: str = "hashed", fusion_weight: float = 0.5) -> None:
         self.name = name
         self.dimension = dimension

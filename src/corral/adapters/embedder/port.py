@@ -47,11 +47,6 @@ class Embedder(Protocol):
         """How much the vectors count beside the words (docs/search.md says what was measured)."""
         ...
 
-    @property
-    def worth_caching(self) -> bool:
-        """Whether a vector costs more to make than to keep and find again."""
-        ...
-
     def embed(self, passages: Sequence[Passage]) -> Embedded:
         """Embed chunks.
 

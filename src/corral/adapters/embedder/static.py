@@ -48,7 +48,6 @@ class StaticEmbedder:
     """Sums of word vectors; needs no model runtime, no network and no warming up."""
 
     fusion_weight = 0.5
-    worth_caching = False
 
     def __init__(self) -> None:
         self._rows, self._vectors, version = _load()

@@ -156,7 +156,7 @@ class LocalIndexStore:
             if Manifest.load(generation).state.identity == identity:
                 return generation
         except (OSError, ValueError, KeyError):
-            pass
+            return None  # none yet, or of a layout that this version does not read
         return None
 
 

@@ -1,9 +1,9 @@
 """What may be spent on models: per job, per user and day, and per day, counted in Redis and checked before each call.
 
 Keys (hashes with ``tokens`` and ``usd``, expiring two days after their last use):
-    llm-budget:job:{job}            one job's, all attempts together
-    llm-budget:user:{day}:{user}    one user's on one day (UTC)
-    llm-budget:day:{day}            everybody's on one day (UTC)
+    {prefix}:llm-budget:job:{job}            one job's, all attempts together
+    {prefix}:llm-budget:user:{day}:{user}    one user's on one day (UTC)
+    {prefix}:llm-budget:day:{day}            everybody's on one day (UTC)
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Budgets:
         self,
         redis: RedisClient,
         *,
+        prefix: str = "corral",
         user: Allowance = Allowance(),
         day: Allowance = Allowance(),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -57,11 +58,13 @@ class Budgets:
 
         Args:
             redis: A ready asyncio client.
+            prefix: Start of the keys.
             user: What each user's jobs may spend on one day.
             day: What all jobs may spend on one day.
             now: The clock.
         """
         self._redis = redis
+        self._prefix = prefix
         self._user = user
         self._day = day
         self._now = now
@@ -100,7 +103,8 @@ class Budgets:
 
     def _keys(self, job_id: str, user_id: str) -> tuple[str, str, str]:
         day = self._now().astimezone(UTC).strftime("%Y-%m-%d")
-        return f"llm-budget:job:{job_id}", f"llm-budget:user:{day}:{user_id}", f"llm-budget:day:{day}"
+        start = f"{self._prefix}:llm-budget"
+        return f"{start}:job:{job_id}", f"{start}:user:{day}:{user_id}", f"{start}:day:{day}"
 
 
 def _number(reply: Any) -> float:

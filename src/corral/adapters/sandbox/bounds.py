@@ -228,20 +228,22 @@ class BoundsWatcher:
         limits, held = self._limits, {name: self._cgroup_holds(name) for name in ("memory", "pids")}
         memory = tasks = 0
         too_much = too_many = False
-        self.cpu_seconds = None
+        cpu_seconds: float | None = None
         if self._cgroup is not None:
             events = self._cgroup.events()
             too_much, too_many = bool(events.out_of_memory), bool(events.refused_processes)
-            self.cpu_seconds = events.cpu_seconds
-        if not all(held.values()) or self.cpu_seconds is None:
+            cpu_seconds = events.cpu_seconds
+        if not all(held.values()) or cpu_seconds is None:
             pids = self._pids()
             tasks, memory, cpu = _usage(pids)
-            self.cpu_seconds = cpu if self.cpu_seconds is None else self.cpu_seconds
+            cpu_seconds = cpu if cpu_seconds is None else cpu_seconds
             if memory > limits.memory_bytes and not held["memory"]:
                 too_much = _proportional_bytes(pids) > limits.memory_bytes
             # Under an rlimit a crowd that comes and goes stays just below the bound whenever it is counted.
             crowded = limits.processes if os.geteuid() == 0 else limits.processes - limits.processes // 8
             too_many = too_many or (tasks >= crowded and not held["pids"])
+        # A look at what has just ended finds nothing: what was used stays used.
+        self.cpu_seconds = max(self.cpu_seconds or 0.0, cpu_seconds)
         passed = {
             RunEnding.OUT_OF_MEMORY: too_much and f"used more than {limits.memory_bytes // MIB} MiB of memory",
             RunEnding.TOO_MANY_PROCESSES: too_many and f"wanted more than {limits.processes} processes and threads",

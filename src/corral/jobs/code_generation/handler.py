@@ -57,6 +57,7 @@ class CodeGenerationHandler:
         tests: RunsTests | None = None,
         search: CodeSearchLike | None = None,
         redis: RedisClient | None = None,
+        prefix: str = "corral",
         budgets: Budgets | None = None,
     ) -> None:
         """Take the parts.
@@ -69,6 +70,7 @@ class CodeGenerationHandler:
             tests: The sandboxed runner; None leaves changes unjudged.
             search: The code index, when there is one.
             redis: Keeps finished steps; None starts each attempt anew.
+            prefix: Start of their keys.
             budgets: The ledger; None is no budget but the job's time.
         """
         self._settings = settings
@@ -78,6 +80,7 @@ class CodeGenerationHandler:
         self._tests = tests
         self._search = search
         self._redis = redis
+        self._prefix = prefix
         self._budgets = budgets
 
     async def __call__(self, job: Job[CodeGeneration]) -> CodeGenerationResult:
@@ -105,6 +108,7 @@ class CodeGenerationHandler:
         journal = Journal(
             self._redis,
             key=Journal.key_for(
+                prefix=self._prefix,
                 project_id=task.project_id,
                 task_id=task.task_id,
                 payload=f"{task.model_dump_json()}\n{settings.model}",

@@ -6,7 +6,7 @@ and gets each recorded answer for the question that it belongs to, until the jou
 itself. When a question differs from the recorded one (the index was rebuilt, say), the rest of the journal is dropped.
 
 Key:
-    corral:journal:{project}:{task}:{hash}   list of JSON objects: kind, question's hash, answer; a long one is ``z``
+    {prefix}:journal:{project}:{task}:{hash}   list of JSON objects: kind, question's hash, answer; a long one is ``z``
                                              and base85 of its zlib
 """
 
@@ -63,10 +63,10 @@ class Journal:
         self.resumed = 0
 
     @staticmethod
-    def key_for(*, project_id: str, task_id: str, payload: str, base: str) -> str:
+    def key_for(*, prefix: str, project_id: str, task_id: str, payload: str, base: str) -> str:
         """The key of one task's work on one base: another prompt, model or base starts anew."""
         digest = hashlib.sha256(f"{payload}\n{base}".encode()).hexdigest()[:16]
-        return f"corral:journal:{project_id}:{task_id}:{digest}"
+        return f"{prefix}:journal:{project_id}:{task_id}:{digest}"
 
     async def open(self) -> None:
         """Read what earlier attempts left."""
