@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 from corral.errors import ConfigurationError, UnknownJobType
 from corral.jobs.registry import Parts, builtin_job_types
-from corral.jobs.test_execution.artifacts import FoundArtifact, find_artifact
 from corral.queue import scheduler
 from corral.queue.definition import Handler, Isolation, JobTypeSpec, PerUser, RateLimit, from_handler
 from corral.queue.events import EventReader, QueueEvent, ResultWaiter
@@ -37,6 +36,7 @@ from corral.wire.pipe import Connector, Outage, Pipe
 from corral.wire.scripts import load_commands
 
 if TYPE_CHECKING:
+    from corral.jobs.test_execution.artifacts import FoundArtifact
     from corral.queue.workers import Workers
     from corral.settings import Settings
     from corral.wire.connection import RedisClient
@@ -453,6 +453,8 @@ class Corral:
             JobNotFound: There is no such job.
             ArtifactNotFound: It left no such file, or the file is no longer kept.
         """
+        from corral.jobs.test_execution.artifacts import find_artifact  # noqa: PLC0415 - models that few callers need
+
         status = await self.get_job_status(job_type, job_id)
         project = status.data.get("projectId") if isinstance(status.data, dict) else None
         return await find_artifact(self.parts.artifacts, project, status.result, name)
