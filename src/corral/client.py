@@ -561,7 +561,7 @@ class Corral:
     async def clean_queue(
         self,
         job_type: str,
-        grace_ms: int,
+        grace_ms: int | timedelta,
         *,
         states: Iterable[JobState] = (JobState.COMPLETED, JobState.FAILED),
         limit: int = 0,
@@ -569,13 +569,14 @@ class Corral:
         """Remove jobs that ended longer ago than ``grace_ms`` milliseconds.
 
         Args:
+            grace_ms: Or a ``timedelta``.
             states: Also waiting, prioritized or delayed jobs, by their age.
             limit: At most this many per call; 0 means all.
 
         Returns:
             The ids that were removed.
         """
-        grace = timedelta(milliseconds=grace_ms)
+        grace = grace_ms if isinstance(grace_ms, timedelta) else timedelta(milliseconds=grace_ms)
         return await (await self._queue(job_type)).clean(grace, states=states, limit=limit)
 
     async def drain_queue(self, job_type: str, *, delayed: bool = False) -> None:
@@ -773,9 +774,9 @@ class Corral:
 
 def _settings_of_the_environment() -> Settings:
     # Pydantic builds its machinery with the first model: not by an import alone.
-    from corral.settings import Settings  # noqa: PLC0415
+    from corral.settings import read_settings  # noqa: PLC0415
 
-    return Settings()
+    return read_settings()
 
 
 def default_options(settings: Settings) -> JobOptions:

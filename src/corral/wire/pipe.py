@@ -442,9 +442,8 @@ class Pipe:
                         ssl=endpoint.ssl_context,
                     )
         except (OSError, TimeoutError, ssl.SSLError) as error:
-            detail = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error))
             raise StoreUnavailable(
-                f"Redis can't be reached at {endpoint}: {detail}. Is it running, and is REDIS_URL right?"
+                f"Redis can't be reached at {endpoint}: {_why_not(error)}. Is it running, and is REDIS_URL right?"
             ) from error
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -517,6 +516,15 @@ class Pipe:
             protocol.abort()
             return
         self._watchdog = asyncio.get_running_loop().call_later(self._answer_timeout - silent + 0.05, self._watch)
+
+
+def _why_not(error: OSError) -> str:
+    """Why there is no connection."""
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"  # asyncio names the address once more in its place
+    return error.strerror or str(error)
 
 
 def reply_failure(error: hiredis.ReplyError) -> StoreError:
