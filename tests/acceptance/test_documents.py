@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from corral import default
+from corral.interfaces.cli.app import app
 from corral.testing import EmbeddedServer
 
 ROOT = Path(__file__).parents[2]
@@ -142,3 +144,26 @@ def test_tests_that_documents_name_are_there() -> None:
                 )
                 named += 1
     assert named > 20
+
+
+_COMMAND = re.compile(r"(?<![\w./@-])corral ([a-z][a-z-]*(?: [^`\"\n',;|)#<]*)?)")
+
+
+def test_commands_that_are_named_take_the_options_that_they_are_named_with() -> None:
+    """In documents, and in what the program itself tells people to do."""
+    found = 0
+    root = typer.main.get_command(app)
+    sources = [path for kind in ("py", "html") for path in sorted((ROOT / "src").rglob(f"*.{kind}"))]
+    for path in [*DOCUMENTS, *sources]:
+        for line in re.findall(
+            r"(?<![\w./@-])corral ([a-z][a-z-]*(?: [^`\"\n',;|)#<]*)?)", path.read_text(encoding="utf-8")
+        ):
+            command, words = root, line.split()
+            while words and words[0] in getattr(command, "commands", {}):
+                command = command.commands[words.pop(0)]  # type: ignore[attr-defined]  # click's Group has them
+            known = {"--help", *(option for one in command.params for option in (*one.opts, *one.secondary_opts))}
+            given = {word.partition("=")[0].rstrip(".:]") for word in words if word.startswith("--")}
+            if command is not root:
+                found += 1
+                assert given <= known, f"{path.relative_to(ROOT)}: corral {line}"
+    assert found > 100
