@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 from corral.errors import ConfigurationError, UnknownJobType
 from corral.jobs.registry import Parts, builtin_job_types
-from corral.jobs.test_execution.artifacts import FoundArtifact, find_artifact
 from corral.queue import scheduler
 from corral.queue.definition import Handler, Isolation, JobTypeSpec, PerUser, RateLimit, from_handler
 from corral.queue.events import EventReader, QueueEvent, ResultWaiter
@@ -37,6 +36,7 @@ from corral.wire.pipe import Connector, Outage, Pipe
 from corral.wire.scripts import load_commands
 
 if TYPE_CHECKING:
+    from corral.jobs.test_execution.artifacts import FoundArtifact
     from corral.queue.workers import Workers
     from corral.settings import Settings
     from corral.wire.connection import RedisClient
@@ -453,6 +453,8 @@ class Corral:
             JobNotFound: There is no such job.
             ArtifactNotFound: It left no such file, or the file is no longer kept.
         """
+        from corral.jobs.test_execution.artifacts import find_artifact  # noqa: PLC0415 - models that few callers need
+
         status = await self.get_job_status(job_type, job_id)
         project = status.data.get("projectId") if isinstance(status.data, dict) else None
         return await find_artifact(self.parts.artifacts, project, status.result, name)
@@ -559,7 +561,7 @@ class Corral:
     async def clean_queue(
         self,
         job_type: str,
-        grace_ms: int,
+        grace_ms: int | timedelta,
         *,
         states: Iterable[JobState] = (JobState.COMPLETED, JobState.FAILED),
         limit: int = 0,
@@ -567,13 +569,14 @@ class Corral:
         """Remove jobs that ended longer ago than ``grace_ms`` milliseconds.
 
         Args:
+            grace_ms: Or a ``timedelta``.
             states: Also waiting, prioritized or delayed jobs, by their age.
             limit: At most this many per call; 0 means all.
 
         Returns:
             The ids that were removed.
         """
-        grace = timedelta(milliseconds=grace_ms)
+        grace = grace_ms if isinstance(grace_ms, timedelta) else timedelta(milliseconds=grace_ms)
         return await (await self._queue(job_type)).clean(grace, states=states, limit=limit)
 
     async def drain_queue(self, job_type: str, *, delayed: bool = False) -> None:
@@ -771,9 +774,9 @@ class Corral:
 
 def _settings_of_the_environment() -> Settings:
     # Pydantic builds its machinery with the first model: not by an import alone.
-    from corral.settings import Settings  # noqa: PLC0415
+    from corral.settings import read_settings  # noqa: PLC0415
 
-    return Settings()
+    return read_settings()
 
 
 def default_options(settings: Settings) -> JobOptions:

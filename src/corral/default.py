@@ -75,8 +75,8 @@ async def resume_queue(job_type: str) -> None:
     await default_corral().resume_queue(job_type)
 
 
-async def clean_queue(job_type: str, grace_ms: int) -> list[str]:
-    """Remove jobs that ended longer ago than ``grace_ms`` milliseconds; returns their ids."""
+async def clean_queue(job_type: str, grace_ms: int | timedelta) -> list[str]:
+    """Remove jobs that ended longer ago than ``grace_ms`` milliseconds, or a ``timedelta``; returns their ids."""
     return await default_corral().clean_queue(job_type, grace_ms)
 
 

@@ -8,8 +8,8 @@
     │   ├── ModelUnavailable          the chosen model or its extra is not installed, or its key is missing
     │   └── ExtraMissing              a feature whose optional dependency is not installed
     ├── StoreError                    Redis
-    │   ├── StoreUnavailable          can't be reached (retry)
-    │   ├── StoreAuthenticationFailed wrong password or user
+    │   ├── StoreUnavailable          can't be reached, or can't do it now: try again later
+    │   ├── StoreAuthenticationFailed wrong password or user, or one that may not do this
     │   └── StoreUnsuitable           version, eviction policy or mode that would lose jobs
     ├── PayloadInvalid                a payload, option or result that doesn't fit; says which field and why
     ├── UnknownJobType                no such job type is declared
@@ -83,7 +83,7 @@ class StoreError(CorralError):
 
 
 class StoreUnavailable(StoreError):
-    """Redis can't be reached."""
+    """Redis can't be reached, or can't do what was asked now: trying again later can help."""
 
 
 class StoreAuthenticationFailed(StoreError):

@@ -7,12 +7,16 @@ never show in a ``repr``, a log or an error.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+
+from corral.errors import ConfigurationError
 
 
 def _default_data_dir() -> Path:
@@ -237,3 +241,35 @@ class Settings(BaseSettings):
     """``iss`` that such a token must have; None accepts any."""
     jwt_audience: str | None = None
     """``aud`` that such a token must have; None: the token must not name one."""
+
+
+def read_settings() -> Settings:
+    """The settings of this process, from the environment and ``.env``.
+
+    Raises:
+        ConfigurationError: One of them doesn't fit; names the variable, and never shows what may be a secret.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = [_fault(problem) for problem in error.errors(include_url=False, include_context=False)]
+    except SettingsError as error:
+        field = re.search(r'field "(\w+)"', str(error))
+        faults = [f"{variable_of(field[1]) if field else str(error)}: expected JSON"]
+    raise ConfigurationError(f"A setting doesn't fit: {'; '.join(faults)}. Mend it in the environment or in .env.")
+
+
+def variable_of(field: str) -> str:
+    """The environment's name of a setting: the customary one where it has one."""
+    found = Settings.model_fields.get(field)
+    aliases = found.validation_alias if found is not None else None
+    if isinstance(aliases, AliasChoices):
+        return str(aliases.choices[1])
+    return f"CORRAL_{field.upper()}" if found is not None else field
+
+
+def _fault(problem: Mapping[str, Any]) -> str:
+    field, *inner = (str(step) for step in problem["loc"]) if problem["loc"] else ("",)
+    secret = field not in Settings.model_fields or "SecretStr" in str(Settings.model_fields[field].annotation)
+    got = "" if secret else f", got {str(problem['input'])[:80]!r}"
+    return f"{'.'.join([variable_of(field), *inner])}: {problem['msg'][:1].lower()}{problem['msg'][1:]}{got}"

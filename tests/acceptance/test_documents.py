@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from corral import default
+from corral.interfaces.cli.app import app
 from corral.testing import EmbeddedServer
 
 ROOT = Path(__file__).parents[2]
@@ -100,9 +102,68 @@ def _run_command(command: str, environment: dict[str, str]) -> None:
     assert said
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
-        text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-            if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.relative_to(ROOT)} points to {target}"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def _prose(document: Path) -> str:
+    return re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for target, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?[^)]*\)", _prose(document)):
+        if "://" in target:
+            continue
+        there = document.parent / target if target else document
+        assert there.exists(), target
+        if heading:
+            assert heading in _headings(there), f"{target}#{heading}"
+
+
+def _headings(document: Path) -> set[str]:
+    """The anchors of a page's headings, as the forges make them."""
+    return {
+        re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", _prose(document), re.MULTILINE)
+    }
+
+
+def test_tests_that_documents_name_are_there() -> None:
+    """Also one that stands as ``::test_this`` after another one's file."""
+    files = {
+        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").rglob("*.py"))
+    }
+    named = 0
+    for document in DOCUMENTS:
+        for file, test in re.findall(r"`([\w./-]*test_\w+\.py|)(?:::(\w+))?`", _prose(document)):
+            if file or test:
+                texts = [text for path, text in files.items() if path.endswith(file)]
+                assert texts, f"{document.name} names {file}"
+                assert not test or any(re.search(rf"(?:def|class) {test}\b", text) for text in texts), (
+                    f"{document.name} names {test}"
+                )
+                named += 1
+    assert named > 20
+
+
+_COMMAND = re.compile(r"(?<![\w./@-])corral ([a-z][a-z-]*(?: [^`\"\n',;|)#<]*)?)")
+
+
+def test_commands_that_are_named_take_the_options_that_they_are_named_with() -> None:
+    """In documents, and in what the program itself tells people to do."""
+    found = 0
+    root = typer.main.get_command(app)
+    sources = [path for kind in ("py", "html") for path in sorted((ROOT / "src").rglob(f"*.{kind}"))]
+    for path in [*DOCUMENTS, *sources]:
+        for line in re.findall(
+            r"(?<![\w./@-])corral ([a-z][a-z-]*(?: [^`\"\n',;|)#<]*)?)", path.read_text(encoding="utf-8")
+        ):
+            command, words = root, line.split()
+            while words and words[0] in getattr(command, "commands", {}):
+                command = command.commands[words.pop(0)]  # type: ignore[attr-defined]  # click's Group has them
+            known = {"--help", *(option for one in command.params for option in (*one.opts, *one.secondary_opts))}
+            given = {word.partition("=")[0].rstrip(".:]") for word in words if word.startswith("--")}
+            if command is not root:
+                found += 1
+                assert given <= known, f"{path.relative_to(ROOT)}: corral {line}"
+    assert found > 100

@@ -38,6 +38,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 #: What costs more than all of Corral's own modules: not paid before a Corral is made, or workers are started.
 LATER = ("corral.settings", "multiprocessing", "pydantic_settings")
 
+#: The payloads and results of the four job types: ``add_job`` needs them, job types of one's own don't.
+MODELS = ("corral.jobs.payload",)
+
 #: What only a few commands of the command line need.
 FEW_COMMANDS = ("corral.wire.connection", "markdown_it", "opentelemetry", "pygments", "redis", "uvicorn")
 
@@ -45,6 +48,7 @@ FEW_COMMANDS = ("corral.wire.connection", "markdown_it", "opentelemetry", "pygme
 @pytest.mark.parametrize(
     ("program", "unwanted"),
     [
+        ("from corral import Corral", (*HEAVY, *LATER, *MODELS)),
         ("from corral import Corral, add_job", (*HEAVY, *LATER)),
         ("from corral import Corral, Job, JobType, add_job; Corral()", (*HEAVY, "multiprocessing")),
         ("import corral.interfaces.cli.app", FEW_COMMANDS),

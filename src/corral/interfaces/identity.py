@@ -376,7 +376,7 @@ class Authenticator:
         if not is_loopback(host) and await self.is_open():
             raise ConfigurationError(
                 f"expected a loopback address to bind to while no token is configured, got {host!r}; "
-                "make a token first: corral token create --user NAME --scope admin"
+                "make a token first: corral token create NAME --scope admin"
             )
 
 

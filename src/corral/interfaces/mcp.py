@@ -19,7 +19,7 @@ from corral.interfaces.identity import Authenticator, TokenStore
 from corral.interfaces.jwts import JwtVerifier
 from corral.interfaces.mcp_access import Guarded, caller
 from corral.jobs.codebase_indexing.search import CodeSearch, SearchHit
-from corral.settings import Settings
+from corral.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -283,7 +283,7 @@ def serve(*, folder: Path | None, http_port: int | None, host: str = "127.0.0.1"
 
     if folder is not None and not folder.is_dir():
         raise ConfigurationError(f"expected a folder to serve, got {str(folder)!r}")
-    settings = Settings()
+    settings = read_settings()
     # A folder of this machine is nobody else's business.
     store = LocalIndexStore(settings.data_dir / "indexes") if folder else make_index_store(settings)
     embedder = make_embedder(settings)

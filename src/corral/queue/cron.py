@@ -76,7 +76,9 @@ def _next_on_the_wall_ms(cron: str, after_ms: int) -> int:
         times = croniter(" ".join(fields), datetime.fromtimestamp(after_ms / 1000, tz=UTC), second_at_beginning=True)
         due: datetime = times.get_next(datetime)
     except (CroniterError, ValueError) as error:
-        raise PayloadInvalid(f"cron: {cron!r} is no cron expression of five or six fields: {error}.") from error
+        raise PayloadInvalid(
+            f"cron: {cron!r} is no cron expression of five or six fields: {str(error).rstrip('.')}."
+        ) from error
     return round(due.timestamp() * 1000)
 
 

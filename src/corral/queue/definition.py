@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -243,18 +244,33 @@ def check_queue_name(name: str) -> None:
 
 
 def explain(error: ValidationError) -> str:
-    """Say in one line which fields are wrong and why; at most five, values cut."""
+    """Say in one line which fields are wrong and why; at most five, values cut and without the secrets of addresses."""
     parts = []
     for problem in error.errors(include_url=False, include_context=False)[:5]:
         where = ".".join(str(step) for step in problem["loc"]) or "(whole)"
         got = "" if problem["type"] == "missing" else f", got {_cut(problem['input'])}"
-        parts.append(f"{where}: {problem['msg'][:1].lower()}{problem['msg'][1:]}{got}")
+        said = _IN_JSONS_WORDS.get(problem["type"], problem["msg"])
+        parts.append(f"{where}: {said[:1].lower()}{said[1:]}{got}")
     more = error.error_count() - len(parts)
     return "; ".join(parts) + (f"; and {more} more" if more > 0 else "") + "."
 
 
+#: Payloads are JSON to most of those who send them.
+_IN_JSONS_WORDS = {
+    "dict_type": "input should be an object",
+    "extra_forbidden": "there is no such field",
+    "frozen_set_type": "input should be a list",
+    "list_type": "input should be a list",
+    "model_attributes_type": "input should be an object",
+    "model_type": "input should be an object",
+    "set_type": "input should be a list",
+    "tuple_type": "input should be a list",
+}
+_CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s'\"]+@")
+
+
 def _cut(value: Any) -> str:
-    text = repr(value)
+    text = _CREDENTIALS.sub(r"\1***@", repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -109,7 +109,7 @@ class EventReader:
 async def _sit_out(pipe: Pipe, refusal: ReplyError) -> None:
     """Wait a moment when a refusal is a passing one, as in a failover; raise what it means when it is not."""
     failure = reply_failure(refusal)
-    if not isinstance(failure, StoreUnavailable) and not str(refusal).startswith("UNBLOCKED"):
+    if not isinstance(failure, StoreUnavailable):
         raise failure
     logger.debug("%s", failure)
     if str(refusal).startswith("MOVED"):

@@ -29,6 +29,7 @@ _ROOM = "users:room"
 _LOOKED_AT = 2_000
 _HOLDING_LOOKED_AT = 1_000
 _READ_AT_ONCE = 500
+_FORGOTTEN_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,18 +180,19 @@ async def _count_users(queue: Queue, ids: Any) -> Counter[str]:
 
 
 async def forget_users(scripts: QueueScripts, keys: QueueKeys) -> None:
-    """Remove what is kept of a queue's users, after the queue itself was removed."""
-    found: list[str] = []
+    """Remove what is kept of a queue's users, after the queue itself was removed.
+
+    Some at a time, so that the server answers others in between: there may be hundreds of thousands.
+    """
     cursor = "0"
     while True:
-        cursor, batch = await scripts.pipe.execute(
-            "SCAN", cursor, "MATCH", f"{_escaped(keys.base)}users:*", "COUNT", 1000
+        cursor, found = await scripts.pipe.execute(
+            "SCAN", cursor, "MATCH", f"{_escaped(keys.base)}users:*", "COUNT", _FORGOTTEN_AT_ONCE
         )
-        found += [str(key) for key in batch]
+        if found:
+            await scripts.pipe.execute("UNLINK", *(str(key) for key in found))
         if str(cursor) == "0":
-            break
-    if found:
-        await scripts.pipe.execute("DEL", *found)
+            return
 
 
 def _escaped(text: str) -> str:

@@ -34,7 +34,7 @@ from corral.queue.scheduler import schedule_next
 from corral.queue.status import CANCELLED_PREFIX, user_of
 from corral.queue.usher import HeldBack, Usher
 from corral.wire.codec import JobRecord, decode_json, instant, packed
-from corral.wire.pipe import ConnectionLost, Pipe, Reply, ReplyError, pack
+from corral.wire.pipe import ConnectionLost, NotConnected, Pipe, Reply, ReplyError, pack, reply_failure
 from corral.wire.scripts import NOTHING, Claim, Code, bulk, check_code, now_ms, read_claim
 
 logger = logging.getLogger("corral.queue")
@@ -48,7 +48,7 @@ STOP_GRACE_S = 5.0
 #: to 1,000 go each time. Ages shorter than ``TRIM_AGE_S`` are kept to the finish.
 TRIM_EVERY_S = 0.05
 TRIM_AGE_S = 60
-#: How long a finished job's result is offered to a Redis that refuses it (out of memory, say) between two tries.
+#: How long a Redis that answers and refuses (out of memory, say) is left alone before it is asked again.
 _REFUSED_PAUSE_S = 0.5
 #: BullMQ's "unlimited": a queue needs some limit for a temporary pause to be looked at.
 _NO_LIMIT = 2**53 - 1
@@ -310,27 +310,24 @@ class Worker:
         while True:
             try:
                 return read_claim(await scripts.answer("moveToActive", scripts.fetch_command(lane.fetch_options)))
-            except StoreUnavailable as error:
+            except StoreError as error:
                 # What was claimed without our hearing of it is found by the reconciliation after the reconnection.
                 if self._stopping.is_set():
                     return NOTHING
                 await self._connection(error)
-            except StoreError as error:
-                logger.error("%s: no job can be claimed: %s", self.spec.name, error)
-                if self._stopping.is_set():
-                    return NOTHING
-                await asyncio.sleep(_REFUSED_PAUSE_S)
 
-    async def _connection(self, error: StoreUnavailable) -> None:
+    async def _connection(self, error: StoreError) -> None:
         """Return when there is a connection again, or the worker stops.
 
         Args:
-            error: Why it is asked for. A server that answers, but can't carry it out now (it is busy with a script, its
-                Cluster is down), is given a pause.
+            error: Why it is asked for. A server that answers, but does not carry it out (it is busy with a script, out
+                of memory, its Cluster is down), is given a pause.
         """
         await asyncio.sleep(0)
-        if self.pipe.connected and not isinstance(error, ConnectionLost):
-            await asyncio.sleep(_REFUSED_PAUSE_S)
+        if not isinstance(error, ConnectionLost | NotConnected):
+            self.pipe.refused(error)
+            if self.pipe.connected:
+                await asyncio.sleep(_REFUSED_PAUSE_S)
         waiter = asyncio.ensure_future(self.pipe.wait_connected())
         while not waiter.done() and not self._stopping.is_set():
             await asyncio.wait({waiter}, timeout=0.5)
@@ -352,7 +349,7 @@ class Worker:
         if error is not None or self._stopping.is_set():
             return  # the return of the connection wakes us; Workers.stop sets every marker again
         if isinstance(reply, ReplyError):
-            logger.error("%s: waiting for jobs failed: %s", self.spec.name, reply)
+            self.pipe.refused(reply_failure(reply))
             asyncio.get_running_loop().call_later(1.0, self.wake)
             return
         if reply is None:

@@ -125,6 +125,8 @@ def parse_redis_url(url: str) -> StoreAddress:
     text = url.strip()
     scheme, found, rest = text.partition("://")
     scheme = scheme.lower()
+    if not text:
+        raise ConfigurationError("REDIS_URL is set and empty: give it an address, or remove it for the embedded server")
     if not found:
         raise ConfigurationError(f"a Redis address begins with {_FORMS}; got {mask_url(text)!r}")
     if scheme in {"http", "https"}:

@@ -12,9 +12,22 @@ from redis.asyncio.sentinel import MasterNotFoundError
 
 from corral.errors import StoreAuthenticationFailed, StoreError, StoreUnavailable, StoreUnsuitable
 from corral.wire.address import StoreAddress, mask_url
+from corral.wire.refusals import read_refusal
 
 _AUTHENTICATION_ERRORS = (redis_errors.AuthenticationError, redis_errors.AuthenticationWrongNumberOfArgsError)
-_REFUSALS = (redis_errors.ResponseError, *_AUTHENTICATION_ERRORS)
+# The first words that the library takes off the replies that it knows; before 7 it told them by the class only.
+_CODES = {
+    redis_errors.AskError: "ASK",
+    redis_errors.BusyLoadingError: "LOADING",
+    redis_errors.ClusterCrossSlotError: "CROSSSLOT",
+    redis_errors.ClusterDownError: "CLUSTERDOWN",
+    redis_errors.MasterDownError: "MASTERDOWN",
+    redis_errors.MovedError: "MOVED",
+    redis_errors.NoPermissionError: "NOPERM",
+    redis_errors.OutOfMemoryError: "OOM",
+    redis_errors.ReadOnlyError: "READONLY",
+    redis_errors.TryAgainError: "TRYAGAIN",
+}
 _NETWORK_ERRORS = (
     redis_errors.ConnectionError,
     redis_errors.TimeoutError,
@@ -22,37 +35,10 @@ _NETWORK_ERRORS = (
     redis_errors.RedisClusterException,
     OSError,
 )
-
-_UNPROTECTED_SIGN = "without any password configured"
-
-# By the first word of the server's reply. What comes back after a while, or after someone has mended the server:
-_UNAVAILABLE_CODES = {
-    "BUSY": "is busy with a script that does not end",
-    "CLUSTERDOWN": "is a Cluster that is down: some slots have no server",
-    "LOADING": "is still loading its data: try again in a moment",
-    "MASTERDOWN": "has lost its primary",
-    "MISCONF": "refuses writes because it can't save to its disk: see its log; most often the disk is full",
-    "NOREPLICAS": "refuses writes: too few replicas are connected",
-    "OOM": "has used up its memory: clean finished jobs (corral clean), or give it more (maxmemory)",
-    "READONLY": "is a replica, which takes no writes: a failover is under way, or REDIS_URL names a replica",
-    "TRYAGAIN": "is moving slots: try again in a moment",
-}
-# ... and what never will:
-_UNSUITABLE_CODES = {
-    "CROSSSLOT": "is a Cluster, where a queue's keys need one hash tag: set CORRAL_PREFIX to '{bull}'",
-    "MOVED": "is a node of a Cluster: use redis+cluster:// in REDIS_URL",
-}
-_UNSUITABLE_SIGNS = {
-    "db index is out of range": "has no such database",
-    "select is not allowed in cluster": "is a node of a Cluster, which has only database 0",
-    "unknown command": "lacks a command that a queue needs (Redis 6.2 or newer is needed)",
-}
 _SILENT = "does not answer in time"
 _CLOSED = "closed the connection"
 # The first that fits: an exception's type anywhere in the chain of causes, or a sign in its text.
 _NETWORK_FAULTS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str | None, str], ...] = (
-    ((), "max number of clients", "has no connection to spare (maxclients)"),
-    (redis_errors.BusyLoadingError, None, _UNAVAILABLE_CODES["LOADING"]),
     (MasterNotFoundError, None, "can't be found: no sentinel answers, or none knows a primary of this name"),
     (ssl.SSLCertVerificationError, None, "can't be trusted: its TLS certificate does not fit (see ssl_ca_certs)"),
     (ssl.SSLError, None, "does not speak TLS as asked: try redis:// instead of rediss://"),
@@ -103,12 +89,12 @@ def translate_error(error: BaseException, where: StoreAddress | str | None = Non
     if isinstance(error, StoreError):
         return error
     place = f"Redis at {mask_url(where) if isinstance(where, str) else where}" if where is not None else "Redis"
-    # A refusal in a connection's greeting (AUTH, SELECT) arrives wrapped.
-    refusal = next((found for found in _chain(error, contexts=False) if isinstance(found, _REFUSALS)), None)
     if isinstance(error, redis_errors.MaxConnectionsError):
         return StoreUnavailable(f"all connections to {place} are in use: allow more, or do less at once")
-    if refusal is not None:
-        return _translate_refusal(refusal, place)
+    # A refusal in a connection's greeting (AUTH, SELECT) arrives wrapped.
+    for found in _chain(error, contexts=False):
+        if isinstance(found, redis_errors.RedisError) and (refusal := _translate_refusal(found, place)):
+            return refusal
     if not isinstance(error, _NETWORK_ERRORS):
         return None
     tls = where.tls if isinstance(where, StoreAddress) else (where or "").startswith(("rediss", "valkeys"))
@@ -116,28 +102,14 @@ def translate_error(error: BaseException, where: StoreAddress | str | None = Non
 
 
 def _translate_refusal(error: BaseException, place: str) -> StoreError | None:
-    said = _one_line(error)
-    code = str(getattr(error, "status_code", None) or said.partition(" ")[0])
-    if isinstance(error, redis_errors.NoPermissionError):
-        return StoreAuthenticationFailed(f"{place} does not allow this user everything that a queue needs: {said}")
-    if isinstance(error, _AUTHENTICATION_ERRORS) or _UNPROTECTED_SIGN in said:
-        return StoreAuthenticationFailed(f"{place} {_why_not_let_in(code, said)}")
-    if code in _UNAVAILABLE_CODES:
-        return StoreUnavailable(f"{place} {_UNAVAILABLE_CODES[code]}")
-    if code in _UNSUITABLE_CODES:
-        return StoreUnsuitable(f"{place} {_UNSUITABLE_CODES[code]}")
-    for sign, what in _UNSUITABLE_SIGNS.items():
-        if sign in said.lower():
-            return StoreUnsuitable(f"{place} {what}: {said}")
-    return None
-
-
-def _why_not_let_in(code: str, said: str) -> str:
-    if code == "NOAUTH" or "Authentication required" in said:
-        return "wants a password: put it into REDIS_URL, redis://:PASSWORD@host"
-    if _UNPROTECTED_SIGN in said:
-        return "has no password, but REDIS_URL brings one: remove it"
-    return "refused the user or the password: check REDIS_URL"
+    said = str(error)
+    code = getattr(error, "status_code", None) or _CODES.get(type(error))
+    if code and not said.startswith(code):
+        said = f"{code} {said}"
+    found = read_refusal(said, place=place)
+    if found is None and isinstance(error, _AUTHENTICATION_ERRORS):
+        return StoreAuthenticationFailed(f"{place} refused the user or the password: check REDIS_URL")
+    return found
 
 
 def _translate_network(error: BaseException, place: str, *, tls: bool) -> StoreError:

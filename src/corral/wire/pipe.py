@@ -23,7 +23,8 @@ from typing import Any
 
 import hiredis
 
-from corral.errors import StoreAuthenticationFailed, StoreError, StoreUnavailable, StoreUnsuitable
+from corral.errors import StoreError, StoreUnavailable
+from corral.wire.refusals import code_of, read_refusal
 
 logger = logging.getLogger("corral.wire")
 
@@ -40,8 +41,16 @@ CONNECT_TIMEOUT_S = 3.0
 _BACKOFF_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 
 
+#: Seconds after which a server that still refuses is told of again.
+_TELL_AGAIN_S = 60.0
+
+
 class ConnectionLost(StoreUnavailable):
     """The connection broke before the answer came: the command may or may not have been carried out."""
+
+
+class NotConnected(StoreUnavailable):
+    """There is no connection to Redis now; nothing was sent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +74,7 @@ Connector = Callable[[], Awaitable[Endpoint]]
 
 
 class Outage:
-    """Tells of each outage once, whatever number of connections it breaks.
+    """Tells of each outage once, whatever number of connections it breaks, and of a server that refuses now and then.
 
     It lasts from the first that is cut off to the last that is back. The connections of one process don't all break at
     the same instant, and the first may be back before the last is broken: an end is believed when nothing broke for a
@@ -80,6 +89,16 @@ class Outage:
         self._ended = 0.0
         self._away: set[object] = set()
         self._settling: asyncio.TimerHandle | None = None
+        self._refusals: dict[str, float] = {}
+
+    def refused(self, failure: StoreError) -> None:
+        """Tell that the server answers and does not do what it is asked; of each reason once a minute."""
+        said = str(failure)
+        now = time.monotonic()
+        if now - self._refusals.get(said, -_TELL_AGAIN_S) >= _TELL_AGAIN_S:
+            self._refusals = {said: now}
+            level = logging.WARNING if isinstance(failure, StoreUnavailable) else logging.ERROR
+            logger.log(level, "%s; trying again until it is mended", said.removesuffix("."))
 
     def began(self, pipe: object, error: BaseException | None) -> None:
         """Note that a connection is cut off."""
@@ -288,6 +307,10 @@ class Pipe:
         #: Called, in the loop, after every new connection but the first.
         self.on_reconnect: list[Callable[[], None]] = []
 
+    def refused(self, failure: StoreError) -> None:
+        """Note that the server refuses what it is asked, and that it will be asked again."""
+        self._outage.refused(failure)
+
     @property
     def connected(self) -> bool:
         """Whether a command can be written now."""
@@ -346,7 +369,7 @@ class Pipe:
         """
         protocol = self._protocol
         if protocol is None or protocol.lost:
-            raise StoreUnavailable("Redis can't be reached now.")
+            raise NotConnected
         idle = not protocol.pending
         future = protocol.make_lone_future() if idle else protocol.make_future()
         protocol.pending.append(future)
@@ -419,9 +442,8 @@ class Pipe:
                         ssl=endpoint.ssl_context,
                     )
         except (OSError, TimeoutError, ssl.SSLError) as error:
-            detail = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error))
             raise StoreUnavailable(
-                f"Redis can't be reached at {endpoint}: {detail}. Is it running, and is REDIS_URL right?"
+                f"Redis can't be reached at {endpoint}: {_why_not(error)}. Is it running, and is REDIS_URL right?"
             ) from error
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -452,7 +474,8 @@ class Pipe:
         protocol.pending.extend(futures)
         protocol.transport.write(b"".join(commands))  # type: ignore[union-attr]
         for reply in await asyncio.gather(*futures):
-            if isinstance(reply, ReplyError):
+            # MISCONF, which PING is answered with when a save failed, is about writes only.
+            if isinstance(reply, ReplyError) and code_of(str(reply)) != "MISCONF":
                 raise reply_failure(reply)
 
     async def _supervise(self) -> None:
@@ -495,25 +518,16 @@ class Pipe:
         self._watchdog = asyncio.get_running_loop().call_later(self._answer_timeout - silent + 0.05, self._watch)
 
 
+def _why_not(error: OSError) -> str:
+    """Why there is no connection."""
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"  # asyncio names the address once more in its place
+    return error.strerror or str(error)
+
+
 def reply_failure(error: hiredis.ReplyError) -> StoreError:
-    """Translate Redis's own error into ours."""
-    text = str(error)
-    code = text.split(" ", 1)[0]
-    if code in {"WRONGPASS", "NOAUTH"} or "invalid password" in text or "without any password" in text:
-        return StoreAuthenticationFailed(
-            "Redis refused the password (or wants one): check the user and password in REDIS_URL."
-        )
-    if code == "NOPERM":
-        return StoreAuthenticationFailed(f"The Redis user may not do this: {text}. Grant it the command and the keys.")
-    if code in {"LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "READONLY", "MOVED", "ASK"}:
-        return StoreUnavailable(f"Redis can't answer now: {text}")
-    if code == "OOM":
-        return StoreError(
-            "Redis is out of memory: remove old jobs (clean_queue), shorten retention, or give it more memory."
-        )
-    if code == "CROSSSLOT":
-        return StoreUnsuitable(
-            "On a Redis Cluster all keys must share one hash slot: set the prefix to one with a hash tag, "
-            "for example CORRAL_PREFIX='{bull}'."
-        )
-    return StoreError(f"Redis answered: {text}")
+    """What Redis's own error means, as an error of ours."""
+    said = str(error)
+    return read_refusal(said, follows=True) or StoreError(f"Redis answered: {said}")

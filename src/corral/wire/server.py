@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -63,11 +64,17 @@ async def check_server(client: Redis, where: StoreAddress | str | None = None) -
     place = f"Redis at {mask_url(where) if isinstance(where, str) else where}" if where is not None else "this Redis"
     with translate_errors(where):
         if isinstance(cast("object", client), RedisCluster):
-            answers = await client.info(target_nodes=RedisCluster.PRIMARIES)  # a reply for each node, by its name
-            return _fullest([_judge(node, place, StoreMode.CLUSTER) for node in answers.values()])
+            answers = await _info_of_primaries(cast("RedisCluster", client))
+            return _fullest([_judge(node, place, StoreMode.CLUSTER) for node in answers])
         found = await client.info()
     mode = StoreMode.SENTINEL if isinstance(client.connection_pool, SentinelConnectionPool) else StoreMode.STANDALONE
     return _judge(found, place, mode)
+
+
+async def _info_of_primaries(cluster: RedisCluster) -> list[dict[str, Any]]:
+    """Ask one by one: of several at once the library gives the replies by node, of a single one the bare reply."""
+    await cluster.initialize()  # it learns its nodes with its first command
+    return await asyncio.gather(*(cluster.info(target_nodes=node) for node in cluster.get_primaries()))
 
 
 def _fullest(infos: list[ServerInfo]) -> ServerInfo:

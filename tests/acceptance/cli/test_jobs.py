@@ -139,6 +139,8 @@ def test_a_wrong_app_is_told(cli: Cli, path: str, said: str) -> None:
         ("redis://127.0.0.1:1", 5, "127.0.0.1:1"),
         ("http://127.0.0.1:1", 6, "rediss://"),
         ("redis://", 6, "no host"),
+        ("", 6, "remove it for the embedded server"),
+        ("redis://:s3cret@127.0.0.1:1", 5, "connection refused"),
     ],
 )
 def test_redis_out_of_reach_is_one_clear_line(
@@ -149,13 +151,25 @@ def test_redis_out_of_reach_is_one_clear_line(
     assert result.exit_code == code, result.output
     assert said in result.stderr
     assert "Traceback" not in result.output
+    assert "s3cret" not in result.output
 
 
-def test_a_setting_that_does_not_fit_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CORRAL_CONCURRENCY", "many")
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("CORRAL_CONCURRENCY", "many", "got 'many'"),
+        ("CORRAL_COMMIT_TRAILERS", "Reviewed-By: Ada", "expected JSON"),
+        ("CORRAL_SANDBOX", "jail", "'bubblewrap'"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(variable, value)
     result = cli("stats", app_too=False)
-    assert result.exit_code == 6
-    assert "CONCURRENCY" in result.stderr
+    assert result.exit_code == 6, result.output
+    assert f"{variable}: " in result.stderr
+    assert said in result.stderr
 
 
 def test_a_worker_finishes_its_jobs_and_ends(environment: dict[str, str], cli: Cli, documents: Documents) -> None:

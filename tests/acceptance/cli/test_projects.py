@@ -53,6 +53,10 @@ def test_a_project_is_registered_with_its_own_branch(cli: Cli, documents: Docume
         (("project", "add", "x", "/no/such/folder"), "expected a git repository"),
         (("project", "add", "x", "{repository}", "--branch", "gone"), "expected one of the branches trunk"),
         (("project", "add", "bad id", "{repository}"), "id"),
+        (
+            ("project", "add", "x", "https://ada:s3cret@127.0.0.1:1/a/b", "--forge", "gitea"),
+            "holds a user name or a token",
+        ),
     ],
 )
 def test_what_is_no_repository_is_refused(
@@ -63,6 +67,7 @@ def test_what_is_no_repository_is_refused(
     result = cli(*given)
     assert result.exit_code == 2, result.output
     assert said in result.stderr
+    assert "s3cret" not in result.output
     assert cli("project", "show", given[2].replace(" ", "-")).exit_code == 3, "nothing half-done stays behind"
 
 

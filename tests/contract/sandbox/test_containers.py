@@ -66,11 +66,17 @@ while True:
     ],
     ids=["processes", "memory", "cpu"],
 )
-async def test_bounds_are_named(podman: Path, tmp_path: Path, script: str, ending: RunEnding) -> None:
+async def test_bounds_are_named(
+    podman: Path, tmp_path: Path, script: str, ending: RunEnding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     async with sandbox(podman, tmp_path / "runs") as made:
         result, output = await python(made, tmp_path / "tree", script)
         assert result.ending is ending, (result, output)
         assert result.detail
+    assert not list(here.iterdir()), "something was left in the worker's own folder"
 
 
 FETCH = """

@@ -37,6 +37,20 @@ async def test_snake_case_is_accepted_and_written_as_camel_case(client: Client) 
 
 
 @pytest.mark.parametrize(
+    ("content", "kind", "said"),
+    [
+        ("{bad", "application/json", "the body: not JSON: "),
+        ("[1]", "application/json", "the body: expected a JSON object"),
+        ('{"data": {}}', "application/x-www-form-urlencoded", "with Content-Type: application/json"),
+    ],
+)
+async def test_a_body_that_is_no_object_is_told(client: Client, content: str, kind: str, said: str) -> None:
+    answer = await client.post("/v1/jobs/anything", content=content, headers={"Content-Type": kind})
+    assert answer.status_code == 422
+    assert said in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
     ("options", "field"),
     [
         ({"priority": -1}, "/options/priority"),

@@ -41,7 +41,7 @@ async def test_any_spelling_is_camel_case_on_the_wire(corral: Corral, raw: Raw, 
     [
         ({"imageUrl": 5}, "imageUrl: input should be a valid string, got 5"),
         ({}, "imageUrl: field required"),
-        ({"imageUrl": "a", "maxWidht": 5}, "maxWidht: extra inputs are not permitted"),
+        ({"imageUrl": "a", "maxWidht": 5}, "maxWidht: there is no such field"),
         ("text", "(whole)"),
         ({"imageUrl": "x" * 9_000_000}, "too large"),
     ],

@@ -127,5 +127,5 @@ async def test_who_may_not_read_the_events_is_told(corral_private_server: Embedd
         corral.declare("work")
         job = await corral.add_job("work", 1)
         for awaited in (corral.wait_for_result(job, timeout=SOON), added(corral, 1, [])):
-            with pytest.raises(StoreAuthenticationFailed, match="may not do this"):
+            with pytest.raises(StoreAuthenticationFailed, match=r"does not allow this user.*xread"):
                 await awaited

@@ -95,6 +95,7 @@ async def test_retry_remove_and_clean(corral: Corral) -> None:
     with pytest.raises(JobStateConflict, match="completed"):
         await corral.cancel_job("moody", jobs[0].id)
     await corral.remove_job("moody", jobs[0].id)
+    assert await corral.clean_queue("moody", timedelta(hours=1)) == []
     assert await corral.clean_queue("moody", 3_600_000) == []
     assert set(await corral.clean_queue("moody", 0)) == {jobs[1].id, jobs[2].id}
     assert (await corral.get_queue_stats("moody")).total == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 import textwrap
@@ -36,6 +37,7 @@ from corral.queue.queue import Queue
 from corral.queue.usher import Usher
 from corral.testing.server import EmbeddedServer
 from corral.wire.codec import JobRecord, packed
+from corral.wire.pipe import pack
 from corral.wire.scripts import read_claim
 
 Raw = Callable[..., Awaitable[Any]]
@@ -392,6 +394,26 @@ async def test_room_comes_back_by_every_road(corral: Corral, road: str) -> None:
             await queue.obliterate()
             await corral.resume_queue(QUEUE)
     await corral.add_job(QUEUE, {"userId": "a"})
+
+
+async def test_any_number_of_users_is_forgotten_without_holding_up_the_server(
+    corral_private_server: EmbeddedServer,
+) -> None:
+    async with Corral(corral_private_server.url, settings=corral_settings(), job_types=()) as corral:
+        corral.declare(QUEUE, per_user=PerUser(max_waiting=2))
+        corral.declare("other", per_user=PerUser(max_waiting=2))
+        await corral.add_job("other", {"userId": "a"})
+        queue = await _queue(corral)
+        count = 20_000
+        kept = b"".join(pack("HSET", f"{queue.keys.base}users:held:{number}", "n", 1) for number in range(count))
+        await asyncio.gather(*queue.scripts.pipe.send_many(kept, count))
+        await queue.obliterate()
+        assert not await queue.scripts.pipe.execute("KEYS", f"{queue.keys.base}*")
+        assert (await corral.get_queue_stats("other")).waiting == 1
+    stats = corral_private_server.command("INFO", "commandstats")
+    found = re.search(r"cmdstat_unlink:calls=(\d+)", stats)
+    assert found is not None
+    assert int(found[1]) >= count / 2_000  # SCAN may give somewhat more at once than it was asked for
 
 
 # --- how many may run

@@ -211,6 +211,23 @@ def sentinels() -> Iterator[EmbeddedSentinels]:
         yield sentinels
 
 
+async def test_a_cluster_of_one_node() -> None:
+    """As a developer has it, or a managed Cluster with a single shard."""
+    with EmbeddedServer(options={"cluster-enabled": "yes"}) as server:
+        server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        async with asyncio.timeout(10):
+            while "cluster_state:ok" not in await asyncio.to_thread(server.command, "CLUSTER", "INFO"):
+                await asyncio.sleep(0.02)
+        url = f"redis+cluster://127.0.0.1:{server.port}"
+        async with open_client(url) as client:
+            info = await check_server(client, url)
+            assert (info.mode, info.eviction_policy, info.append_only) == (StoreMode.CLUSTER, "noeviction", True)
+            assert info.used_memory_bytes is not None
+            server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+            with pytest.raises(StoreUnsuitable, match="allkeys-lru"):
+                await check_server(client, url)
+
+
 async def test_a_cluster_and_its_failover(cluster: EmbeddedCluster) -> None:
     async with open_client(cluster.url) as client:
         info = await check_server(client, cluster.url)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from corral.errors import ConfigurationError, PayloadInvalid
-from corral.queue.definition import Isolation, JobTypeSpec, from_handler
+from corral.queue.definition import Isolation, JobTypeSpec, explain, from_handler
 from corral.queue.job import Job, ThreadJob
 
 
@@ -125,3 +125,27 @@ def test_broken_json_is_a_payload_that_does_not_fit(text: str) -> None:
 
 def test_what_is_no_number_becomes_null_as_json_has_none() -> None:
     assert JobTypeSpec(name="x").encode_result({"a": float("nan")}) == b'{"a":null}'
+
+
+class Address(BaseModel):
+    url: Annotated[str, StringConstraints(max_length=5)]
+    tags: tuple[str, ...] = ()
+
+    model_config = ConfigDict(extra="forbid")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"url": "https://ada:s3cret@h/x"}, "got 'https://***@h/x'"),
+        ({"url": "x", "tags": "a"}, "tags: input should be a list, got 'a'"),
+        ({"url": "x", "tag": "a"}, "tag: there is no such field"),
+        ([1], "(whole): input should be an object, got [1]"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_json_s_words_and_without_secrets(value: Any, said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Address.model_validate(value)
+    told = explain(caught.value)
+    assert said in told
+    assert "s3cret" not in told

@@ -30,6 +30,7 @@ def reply(text: str) -> redis_errors.RedisError:
         ("LOADING Valkey is loading the dataset in memory", StoreUnavailable, "loading"),
         ("OOM command not allowed when used memory > 'maxmemory'.", StoreUnavailable, "corral clean"),
         ("MISCONF Errors writing to the AOF file: No space left on device", StoreUnavailable, "disk"),
+        ("NOREPLICAS Not enough good replicas to write.", StoreUnavailable, "min-replicas-to-write"),
         ("READONLY You can't write against a read only replica.", StoreUnavailable, "replica"),
         ("CLUSTERDOWN The cluster is down", StoreUnavailable, "Cluster"),
         ("ERR max number of clients reached", StoreUnavailable, "maxclients"),
@@ -45,6 +46,28 @@ def test_a_refusal_says_what_to_mend(text: str, kind: type[StoreError], says: st
     assert type(found) is kind
     assert says in str(found)
     assert "Redis at redis://:***@h:1 " in str(found)
+
+
+def test_a_wrapped_refusal_that_is_not_known_is_still_told() -> None:
+    found = translate_error(redis_errors.ConnectionError(reply("ERR something new")))
+    assert type(found) is StoreUnavailable
+    assert "something new" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (redis_errors.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), StoreUnavailable),
+        (redis_errors.BusyLoadingError("Redis is loading the dataset in memory"), StoreUnavailable),
+        (redis_errors.NoPermissionError("User x has no permissions"), StoreAuthenticationFailed),
+        (redis_errors.AuthenticationError("invalid username-password pair"), StoreAuthenticationFailed),
+    ],
+)
+def test_an_older_library_that_tells_no_code_is_understood(
+    error: redis_errors.RedisError, kind: type[StoreError]
+) -> None:
+    assert not getattr(error, "status_code", None)
+    assert type(translate_error(error)) is kind
 
 
 @pytest.mark.parametrize("text", ["NOSCRIPT No matching script.", "WRONGTYPE Operation against a key", "ERR -2 odd"])

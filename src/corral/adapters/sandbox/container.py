@@ -232,6 +232,7 @@ class ContainerSandbox(Sandbox):
             process = await start_group(
                 self._program, *self.command_line(request, record, image=image),
                 stdin=asyncio.subprocess.DEVNULL, stdout=output_end.number, stderr=output_end.number,
+                cwd=record.folder,  # Podman's conmon leaves a file named "oom" where it was started
             )  # fmt: skip
             output_end.close()
 

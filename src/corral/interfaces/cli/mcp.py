@@ -11,8 +11,9 @@ import typer
 
 from corral.errors import CorralError, ExtraMissing
 from corral.interfaces.cli.output import ExitCode, Output, exit_code_of
-from corral.interfaces.cli.session import leave, read_settings
+from corral.interfaces.cli.session import leave
 from corral.interfaces.ports import refuse_taken_port
+from corral.settings import read_settings
 
 commands = typer.Typer()
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from corral.client import Corral
 from corral.errors import ConfigurationError, ExtraMissing, StoreUnavailable
-from corral.interfaces.cli.session import read_settings
 from corral.interfaces.identity import Scope
 from corral.interfaces.observability.logs import configure_logging
 from corral.interfaces.ports import refuse_taken_port
+from corral.settings import read_settings
 
 if TYPE_CHECKING:
     from corral.interfaces.http.admission import Guard

@@ -29,7 +29,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     """A wrong argument, or a payload that doesn't fit."""
     NOT_FOUND = 3
-    """No such job, job type, project, pull request, or schedule."""
+    """No such job, job type, project, index, pull request, or schedule."""
     CONFLICT = 4
     """The job, or the pull request, is not in a state that allows this."""
     UNAVAILABLE = 5
@@ -58,8 +58,9 @@ _CODES: tuple[tuple[type[errors.CorralError], ExitCode], ...] = (
     (errors.ResultTimedOut, ExitCode.TIMED_OUT),
 )
 
-# What a forge refuses for a reason that the caller can mend; by `AdapterError.reason`.
+# What a part outside refuses for a reason that the caller can mend; by `AdapterError.reason`.
 _REFUSALS: Mapping[str, ExitCode] = {
+    "not_indexed": ExitCode.NOT_FOUND,
     "pull_request_not_found": ExitCode.NOT_FOUND,
     "on_another_forge": ExitCode.USAGE,
     "not_open": ExitCode.CONFLICT,

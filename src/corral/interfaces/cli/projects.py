@@ -52,22 +52,27 @@ def add(
         given: dict[str, Any] = {
             "id": project,
             "repository": address,
-            "default_branch": await _default_branch(corral, output, address, branch),
             "forge": forge,
             "forge_url": forge_url,
             "test_command": test_command,
             "setup_command": setup_command,
         }
-        try:
-            made = Project.model_validate({name: value for name, value in given.items() if value is not None})
-        except ValidationError as error:
-            raise PayloadInvalid(f"The project doesn't fit: {explain(error)}") from None
+        # Before anybody is asked about the address: it may hold a token, and be refused for it.
+        found = await _default_branch(corral, output, _checked(given).repository, branch)
+        made = _checked({**given, "default_branch": found})
         await corral.parts.projects.add(made, replace=replace)
         output.show(
             made, f"{escape(made.id)}: registered, {escape(made.repository)}, branch {escape(made.default_branch)}"
         )
 
     run(context, command, json=json)
+
+
+def _checked(given: dict[str, Any]) -> Project:
+    try:
+        return Project.model_validate({name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise PayloadInvalid(f"The project doesn't fit: {explain(error)}") from None
 
 
 async def _default_branch(corral: Corral, output: Output, address: str, wanted: str | None) -> str | None:

@@ -17,8 +17,9 @@ from corral.interfaces.cli import parts
 from corral.interfaces.cli.observing import metrics_served, start_logging
 from corral.interfaces.cli.output import ExitCode, Output
 from corral.interfaces.cli.parameters import JsonOption
-from corral.interfaces.cli.session import Invocation, guarded, leave, read_settings, run
+from corral.interfaces.cli.session import Invocation, guarded, leave, run
 from corral.jobs.job_type import JobType
+from corral.settings import read_settings
 from corral.wire.embedded import stop_embedded
 
 commands = typer.Typer()

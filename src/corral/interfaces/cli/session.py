@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from pydantic import ValidationError
 
 from corral import pipeline
 from corral.client import Corral
 from corral.errors import ConfigurationError, CorralError, UnknownJobType
 from corral.interfaces.cli.output import ExitCode, Output, exit_code_of
-from corral.settings import Settings
+from corral.settings import read_settings
 
 Command = Callable[[Corral, Output], Awaitable[ExitCode | None]]
 
@@ -32,22 +31,6 @@ class Invocation:
     app: str | None = None
     """``package.module:attribute`` of the user's own :class:`Corral`."""
     debug: bool = False
-
-
-def read_settings() -> Settings:
-    """The settings of this process.
-
-    Raises:
-        ConfigurationError: One of them doesn't fit; says which and why, never its value (it may be a secret).
-    """
-    try:
-        return Settings()
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
-            for fault in error.errors(include_input=False, include_url=False)
-        )
-        raise ConfigurationError(f"A setting doesn't fit: {faults}. Mend it in the environment or in .env.") from None
 
 
 def load_app(path: str) -> Corral:

@@ -82,10 +82,12 @@ _KINDS: Final[Sequence[tuple[type[Exception], int, str, str]]] = (
 )
 """First match wins. A CorralError of no kind named here is a 500: a fault of ours."""
 
-#: What a forge refuses for a reason that the caller can mend, and what isn't the caller's; by `AdapterError.reason`.
+#: What a part outside refuses for a reason that the caller can mend, or that isn't the caller's; by
+#: `AdapterError.reason`.
 _REFUSALS: Final[Mapping[str, tuple[int, str, str]]] = {
     "pull_request_not_found": (404, "pull-request-not-found", "No such pull request"),
     "repository_not_found": (404, "repository-not-found", "No such repository"),
+    "not_indexed": (404, "not-indexed", "This project has no index yet"),
     "on_another_forge": (409, "on-another-forge", "Another forge keeps this project's pull requests"),
     "not_open": (409, "pull-request-not-open", "The pull request's state doesn't allow this"),
     "merge_conflict": (409, "merge-conflict", "The branches conflict"),
@@ -132,7 +134,7 @@ def problem_of(error: Exception) -> Response | None:
         return problem_response(error.status, error.slug, error.title, str(error), fields=error.fields)
     if isinstance(error, RequestValidationError):
         fields = list(_request_fields(error))
-        detail = "; ".join(f"{field.field}: {field.message}" for field in fields[:3])
+        detail = "; ".join(f"{field.field or 'the body'}: {field.message}" for field in fields[:3])
         return problem_response(
             422, "request-invalid", "The request is not of the expected form", detail, fields=fields
         )
@@ -166,12 +168,17 @@ def _pointer(parts: Sequence[Any]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
+_NO_OBJECT: Final = frozenset({"dict_type", "model_attributes_type", "model_type"})
+
+
 def _request_fields(error: RequestValidationError) -> Iterator[FieldProblem]:
     for one in error.errors():
         place, *rest = one["loc"]
         if place == "body":
             is_syntax = one["type"] == "json_invalid"
             message = f"not JSON: {one['ctx']['error']}" if is_syntax else one["msg"]
+            if not rest and one["type"] in _NO_OBJECT:
+                message = "expected a JSON object, with Content-Type: application/json"
             yield FieldProblem(field="" if is_syntax else _pointer(rest), message=message)
         else:
             yield FieldProblem(field=f"{place}:{'.'.join(map(str, rest))}", message=one["msg"])

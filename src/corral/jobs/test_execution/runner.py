@@ -42,7 +42,7 @@ from corral.jobs.test_execution.parsing import (
     parse_tap,
 )
 from corral.jobs.test_execution.payload import TestLimits
-from corral.jobs.test_execution.report import CaseOutcome, TestReport
+from corral.jobs.test_execution.report import Artifact, CaseOutcome, TestReport
 from corral.jobs.test_execution.runners import (
     EVENTS_FILE,
     REPORT,
@@ -171,29 +171,19 @@ class TestRunner:
             asyncio.CancelledError: The caller was cancelled; nothing runs any more.
         """
         chosen = check_files(files)
-        bounds = self._bounds(limits)
         environment = await self.environment()
+        request = SandboxRequest(
+            command=(), worktree=worktree, timeout=timeout, env=dict(env or {}), limits=self._bounds(limits),
+            image=self._image,
+        )  # fmt: skip
         async with self._scratch() as scratch:
             log = OutputLog(on_output)
             chosen = await asyncio.to_thread(_present, worktree, chosen, log)
             prepared = await self._prepare(
-                worktree, project_id=project_id, set_up=setup_command or "",
-                # Planned before the set-up as well, which has yet to install what the command needs.
-                warm_up=plan_run(command, worktree=worktree, env=env).warm_up,
-                variant=json.dumps([environment, dict(env or {}), self._image], sort_keys=True), scratch=scratch,
-                request=SandboxRequest(
-                    command=(), worktree=worktree, timeout=timeout, env={**self._setup_env, **(env or {})},
-                    limits=bounds, network=network == "setup", image=self._image,
-                ),
-                log=log,
+                replace(request, network=network == "setup"), command=command, set_up=setup_command or "",
+                project_id=project_id, environment=environment, scratch=scratch, log=log,
             )  # fmt: skip
-            plan = plan_run(command, worktree=worktree, files=chosen, env=env)
-            if chosen and not plan.limited and plan.format is ReportFormat.UNKNOWN:
-                log.note("[the runner of this command is not known: files can't limit it]")
-            request = SandboxRequest(
-                command=("/bin/sh", "-c", plan.command), worktree=worktree, timeout=timeout, env=plan.env,
-                limits=bounds, mounts=prepared.mounts, image=self._image,
-            )  # fmt: skip
+            plan, request = _planned(command, request, prepared, chosen, log)
             began = time.time()
             with prepared.in_use():
                 first = await self._execute(
@@ -201,13 +191,11 @@ class TestRunner:
                 )
                 passed = verdict_of(first)
                 flaky = await self._rerun(first, request, scratch, files=chosen, reruns=min(reruns, _MOST_RERUNS))
-            found = await asyncio.to_thread(find_artifacts, worktree, began) if self._artifacts else []
-            if self._artifacts is not None:
-                await self._artifacts.put(project_id, found)
+            artifacts = await self._keep_artifacts(project_id, worktree, began)
             coverage = await asyncio.to_thread(coverage_percent, worktree, began)
         return report_of(
             first, passed=passed, command=command, commit=commit, environment=environment, prepared=prepared,
-            flaky=flaky, artifacts=tuple(one.artifact for one in found), coverage=coverage,
+            flaky=flaky, artifacts=artifacts, coverage=coverage,
         )  # fmt: skip
 
     async def environment(self) -> dict[str, str]:
@@ -272,20 +260,33 @@ class TestRunner:
         return chosen
 
     async def _prepare(
-        self, worktree: Path, *, project_id: str, set_up: str, warm_up: str, variant: str, scratch: Path,
-        request: SandboxRequest, log: OutputLog,
+        self, request: SandboxRequest, *, command: str, set_up: str, project_id: str,
+        environment: Mapping[str, str], scratch: Path, log: OutputLog,
     ) -> Prepared:  # fmt: skip
         """Run the set-up command and fill the toolchain's cache, or take the kept result of both.
+
+        Args:
+            request: Where, with the variables and bounds of every phase, and with the network of this one.
+            command: The test command, which says what its toolchain can have ready.
+            set_up: The set-up command; ``""``: none.
+            project_id: Whose result is kept.
+            environment: What the result depends on besides.
+            scratch: Room of this run.
+            log: Gets the output.
 
         Raises:
             Unrecoverable: The set-up failed; reason ``setup_failed``.
         """
+        # Planned before the set-up, which has yet to install what the command needs, and anew after it.
+        warm_up = plan_run(command, worktree=request.worktree, env=request.env).warm_up
         script = "\n".join(filter(None, [set_up and f"({set_up}\n) || exit", warm_up and f"({warm_up}\n) || true"]))
         if not script:
             return Prepared()
+        variant = json.dumps([dict(environment), dict(request.env), self._image], sort_keys=True)
+        request = replace(request, env={**self._setup_env, **request.env})
         try:
             prepared = await self._dependencies.prepare(
-                worktree, project_id=project_id, command=script, variant=variant, scratch=scratch,
+                request.worktree, project_id=project_id, command=script, variant=variant, scratch=scratch,
                 run=lambda home: self._set_up(script, set_up or warm_up, home=home, request=request, log=log),
             )  # fmt: skip
         except Unrecoverable as error:
@@ -398,6 +399,24 @@ class TestRunner:
                 flaky.append(key)
                 del failing[key]
         return tuple(flaky)
+
+    async def _keep_artifacts(self, project_id: str, worktree: Path, began: float) -> tuple[Artifact, ...]:
+        """Keep the screenshots and reports that the run left."""
+        if self._artifacts is None:
+            return ()
+        found = await asyncio.to_thread(find_artifacts, worktree, began)
+        await self._artifacts.put(project_id, found)
+        return tuple(one.artifact for one in found)
+
+
+def _planned(
+    command: str, request: SandboxRequest, prepared: Prepared, files: Sequence[str], log: OutputLog
+) -> tuple[Plan, SandboxRequest]:
+    """How the tests are run, and what the sandbox is asked for."""
+    plan = plan_run(command, worktree=request.worktree, files=files, env=request.env)
+    if files and not plan.limited and plan.format is ReportFormat.UNKNOWN:
+        log.note("[the runner of this command is not known: files can't limit it]")
+    return plan, replace(request, command=("/bin/sh", "-c", plan.command), env=plan.env, mounts=prepared.mounts)
 
 
 def _present(worktree: Path, files: Sequence[str], log: OutputLog) -> tuple[str, ...]:

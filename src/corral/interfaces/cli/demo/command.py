@@ -35,13 +35,13 @@ from corral.interfaces.cli.following import Update, ending_code, follow, stage_o
 from corral.interfaces.cli.output import ExitCode, Output
 from corral.interfaces.cli.parameters import JsonOption
 from corral.interfaces.cli.pipelines import show_pipeline, steps_table
-from corral.interfaces.cli.session import Invocation, guarded, leave, read_settings
+from corral.interfaces.cli.session import Invocation, guarded, leave
 from corral.jobs.job_type import JobType
 from corral.pipeline import PIPELINE, Pipeline, StepState, reported_steps
 from corral.projects import Project
 from corral.queue.job import JobState
 from corral.queue.status import JobStatus
-from corral.settings import Settings
+from corral.settings import Settings, read_settings
 
 commands = typer.Typer()
 

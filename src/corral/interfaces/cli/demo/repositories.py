@@ -21,7 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from corral.adapters.git import Git, GitRemote
+from corral.adapters.git import Git, GitRemote, masked_url
 from corral.errors import ConfigurationError, GitFailed
 
 _TASK: Final = "task.toml"
@@ -126,7 +126,7 @@ async def copy_of(repository: str, folder: Path, git: Git, *, project_id: str | 
     except GitFailed as error:
         await asyncio.to_thread(_make_room, target)
         raise ConfigurationError(
-            f"expected a git repository with at least one commit, got {repository!r}: {error}"
+            f"expected a git repository with at least one commit, got {masked_url(repository)!r}: {error}"
         ) from error
     names = set(listing.text.split("\0"))
     package_json = await _read(git, target, head, "package.json") if "package.json" in names else None

@@ -20,8 +20,8 @@ from corral.interfaces.cli.doctor.queues import QueueSeen, check_queues
 from corral.interfaces.cli.doctor.store import check_store
 from corral.interfaces.cli.output import ExitCode, Output
 from corral.interfaces.cli.parameters import JsonOption
-from corral.interfaces.cli.session import Invocation, guarded, leave, open_corral, read_settings
-from corral.settings import Settings
+from corral.interfaces.cli.session import Invocation, guarded, leave, open_corral
+from corral.settings import Settings, read_settings
 
 commands = typer.Typer()
 
