@@ -14,7 +14,7 @@ wants it waits; errors, truncations and refusals are never kept; the whole is bo
 Keys:
     llm:{model}:{hash}           string   JSON with value, tokens and usd, or 0x00 and zlib of it when long (a model's
                                           answer: see ``cached_model``)
-    llm-cache:flight:{m}:{h}     string   who is asking for it now; expires when that process dies
+    llm-cache:flight:{m}:{h}     string   see ``flights``
     llm-cache:index              zset     ``size:key`` by the millisecond at which it expires
     llm-cache:bytes              string   sum of the sizes in the index
     llm-cache:stats:{model}      hash     hits, misses, stored, saved_tokens, saved_usd
@@ -26,14 +26,14 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import secrets
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self
 
+from corral.adapters.llm.flights import Flights
 from corral.adapters.llm.port import ModelRequest
 from corral.adapters.llm.redis_client import RedisClient, as_text
 from corral.adapters.llm.request_hash import request_hash
@@ -41,11 +41,6 @@ from corral.adapters.llm.request_hash import request_hash
 _INDEX = "llm-cache:index"
 _BYTES = "llm-cache:bytes"
 _COMPRESSED = b"\x00"
-_FLIGHT_MS = 10_000
-_FLIGHT_RENEWAL_S = 3.0
-_CANCEL_AGAIN_S = 0.1
-_POLL_FIRST_S = 0.05
-_POLL_LONGEST_S = 0.5
 _EVICT_AT_ONCE = 100
 
 
@@ -108,13 +103,6 @@ class _Counters:
         return bool(self.hits or self.misses or self.stored)
 
 
-@dataclass
-class _LocalFlights:
-    """Who in this process waits for what, so that waiting for a neighbour costs no polling."""
-
-    waiting: dict[str, asyncio.Event] = field(default_factory=dict)
-
-
 class ResponseCache:
     """The cache; safe to use from many tasks and many processes."""
 
@@ -141,7 +129,7 @@ class ResponseCache:
         self._max_bytes = max_bytes
         self._max_value_bytes = max_value_bytes
         self._compress_over_bytes = compress_over_bytes
-        self._flights = _LocalFlights()
+        self._flights = Flights(redis, self.raw)
         self._counters: dict[str, _Counters] = {}
         self._flushing: asyncio.Task[None] | None = None
 
@@ -197,7 +185,7 @@ class ResponseCache:
         """As ``slot``, for those who have their own form of what is stored; counts misses, but no hits."""
         raw = await self.raw(key)
         if raw is None:
-            async with self._flight(key) as landed:
+            async with self._flights.join(key) as landed:
                 if landed is None:
                     landing = Landing(key)
                     self._count(model).misses += 1
@@ -237,66 +225,6 @@ class ResponseCache:
             saved_tokens=int(values.get("saved_tokens", 0)),
             saved_usd=values.get("saved_usd", 0.0),
         )
-
-    # --- one flight per key
-
-    @contextlib.asynccontextmanager
-    async def _flight(self, key: str) -> AsyncIterator[bytes | None]:
-        """Hold the key's only flight (yields None), or wait for another's and yield what it brought."""
-        flight_key = f"llm-cache:flight:{key.removeprefix('llm:')}"
-        token = secrets.token_hex(8)
-        pause_s = _POLL_FIRST_S
-        while True:
-            neighbour = self._flights.waiting.get(key)
-            if neighbour is None:
-                landed = asyncio.Event()
-                self._flights.waiting[key] = landed  # claimed before anything is awaited
-                try:
-                    if await self._redis.execute_command("SET", flight_key, token, "NX", "PX", _FLIGHT_MS):
-                        # The flight before this one may have landed between our look and our claim.
-                        raw = await self.raw(key)
-                        if raw is not None:
-                            await self._end_flight(flight_key, token)
-                            yield raw
-                            return
-                        async with self._kept_in_the_air(flight_key, token):
-                            yield None
-                        return
-                finally:
-                    del self._flights.waiting[key]
-                    landed.set()
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 1.5, _POLL_LONGEST_S)
-            else:
-                await neighbour.wait()
-            raw = await self.raw(key)
-            if raw is not None:
-                yield raw
-                return
-
-    @contextlib.asynccontextmanager
-    async def _kept_in_the_air(self, flight_key: str, token: str) -> AsyncIterator[None]:
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(_FLIGHT_RENEWAL_S)
-                with contextlib.suppress(Exception):  # a Redis that is away must not end the call that is paid for
-                    await self._redis.execute_command("PEXPIRE", flight_key, _FLIGHT_MS)
-
-        renewing = asyncio.create_task(renew())
-        try:
-            yield
-        finally:
-            # ``wait_for`` of Python 3.11, which redis-py writes with, loses a cancellation that comes with its answer.
-            while not renewing.done():
-                renewing.cancel()
-                await asyncio.wait({renewing}, timeout=_CANCEL_AGAIN_S)
-            await asyncio.shield(self._end_flight(flight_key, token))
-
-    async def _end_flight(self, flight_key: str, token: str) -> None:
-        with contextlib.suppress(Exception):  # it expires by itself
-            held = await self._redis.execute_command("GET", flight_key)
-            if held is not None and as_text(held) == token:
-                await self._redis.execute_command("DEL", flight_key)
 
     # --- storing
 
