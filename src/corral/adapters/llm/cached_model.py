@@ -1,17 +1,11 @@
-"""A model whose answers are kept in the response cache.
-
-What is stored for an answer is a line with the length of its text in bytes and the rest of it as JSON, and behind that
-the text and the provider's own form of it as they are: escaping them into the JSON and back would cost more than
-fetching them.
-
-    42 {"text": "", "tool_calls": [], "usage": {…}, …}⏎text…native…
-"""
+"""A model whose answers are kept in the response cache."""
 
 from __future__ import annotations
 
 import asyncio
 import zlib
 
+from corral.adapters.llm.packed_answer import pack, unpack
 from corral.adapters.llm.port import Finish, LanguageModel, ModelAnswer, ModelRequest, ModelTraits, OnText
 from corral.adapters.llm.response_cache import ResponseCache, unpacked
 
@@ -79,7 +73,7 @@ class CachedModel:
     def _hit(self, name: str, raw: bytes) -> ModelAnswer | None:
         """The stored answer; None when nobody could ever read it, so that it is asked for again."""
         try:
-            answer = _unpack(raw)
+            answer = unpack(unpacked(raw))
         except (ValueError, zlib.error):
             return None
         usage = answer.usage
@@ -97,31 +91,8 @@ class CachedModel:
                 return await _told(hit, on_text)
             answer = await self._model.complete(request, on_text=on_text)
             if answer.finish in {Finish.STOP, Finish.TOOL_CALLS} and (answer.text or answer.tool_calls):
-                landing.land(_pack(answer))
+                landing.land(pack(answer))
             return answer
-
-
-def _pack(answer: ModelAnswer) -> bytes:
-    text = answer.text.encode()
-    head = answer.model_copy(update={"text": "", "native": None, "from_cache": True}).model_dump_json()
-    return b"%d %s\n%s%s" % (len(text), head.encode(), text, (answer.native or "").encode())
-
-
-_read = ModelAnswer.__pydantic_validator__.validate_json
-
-
-def _unpack(raw: bytes) -> ModelAnswer:
-    stored = unpacked(raw)
-    space, newline = stored.index(b" "), stored.index(b"\n")
-    begin = newline + 1
-    end = begin + int(stored[:space])
-    answer: ModelAnswer = _read(stored[space + 1 : newline])
-    # Filled in while nobody else has it: a copy of the frozen answer would cost as much again as reading it.
-    filled = vars(answer)
-    filled["text"] = stored[begin:end].decode()
-    if end < len(stored):
-        filled["native"] = stored[end:].decode()
-    return answer
 
 
 async def _told(answer: ModelAnswer, on_text: OnText | None) -> ModelAnswer:

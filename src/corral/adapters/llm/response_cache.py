@@ -13,7 +13,7 @@ wants it waits; errors, truncations and refusals are never kept; the whole is bo
 
 Keys:
     llm:{model}:{hash}           string   JSON with value, tokens and usd, or 0x00 and zlib of it when long (a model's
-                                          answer: see ``cached_model``)
+                                          answer: see ``packed_answer``)
     llm-cache:flight:{m}:{h}     string   see ``flights``
     llm-cache:index              zset     ``size:key`` by the millisecond at which it expires
     llm-cache:bytes              string   sum of the sizes in the index
