@@ -132,8 +132,11 @@ async def test_a_hundred_identical_requests_make_one_call(store: Any) -> None:
         await model.asked.wait()
         model.go_on.set()
         answers = await asyncio.gather(*waiting)
+    stats = await cache.stats("m")
     assert len(model.requests) == 1
     assert sum(not answer.from_cache for answer in answers) == 1
+    assert (stats.hits, stats.misses, stats.stored) == (99, 1, 1)
+    assert (stats.saved_tokens, stats.saved_usd) == (99 * 15, 99 * 0.25)
 
 
 async def test_a_hundred_identical_failures_make_one_call(store: Any) -> None:
@@ -221,7 +224,7 @@ async def test_a_flight_whose_process_died_is_taken_over(store: Any, redis: Any,
 
 
 async def test_long_answers_are_compressed_and_whole(store: Any, redis: Any) -> None:
-    text = "def add(a, b): return a + b\n" * 10_000
+    text = "def add(a, b): return a + b\n" * 50_000
     async with ResponseCache(store) as cache:
         async with cache.slot("m", "q") as slot:
             slot.keep(text)
@@ -260,6 +263,68 @@ async def test_what_expired_is_taken_off_the_books(store: Any, redis: Any) -> No
             slot.keep("y")
     assert await redis.zcard("llm-cache:index") == 1
     assert int(await redis.get("llm-cache:bytes")) < 100
+
+
+async def test_an_answer_as_long_as_the_expired_one_that_it_replaces_is_counted_once(store: Any, redis: Any) -> None:
+    async with ResponseCache(store, ttl=timedelta(milliseconds=30)) as cache:
+        for _ in range(3):
+            async with cache.slot("m", 1) as slot:
+                assert not slot.hit
+                slot.keep("x" * 500)
+            while await redis.exists(ResponseCache.key("m", 1)):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
+    [member] = await redis.zrange("llm-cache:index", 0, -1)
+    assert int(await redis.get("llm-cache:bytes")) == int(member.partition(":")[0])
+
+
+async def test_what_takes_an_expired_ones_place_is_not_removed_with_it(store: Any, redis: Any) -> None:
+    key = ResponseCache.key("m", 1)
+    for number in range(150):  # more than one answer clears away
+        await redis.zadd("llm-cache:index", {f"1000:{number}:{key}": number})
+    await redis.set("llm-cache:bytes", 150_000)
+    async with ResponseCache(store, max_bytes=5_000) as cache:
+        async with cache.slot("m", 1) as slot:
+            slot.keep("new")
+        async with cache.slot("m", 1) as slot:
+            assert slot.hit
+
+
+class Breaking:
+    """A client whose server goes away on demand."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.away = False
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        if self.away:
+            raise ConnectionError("away")
+        return await self._client.execute_command(*args, **options)
+
+    def pipeline(self, transaction: bool = False) -> Any:  # noqa: FBT001, FBT002 - redis-py's own signature
+        if self.away:
+            raise ConnectionError("away")
+        return self._client.pipeline(transaction=transaction)
+
+
+async def test_an_answer_that_was_paid_for_is_given_also_when_it_can_not_be_kept(
+    redis: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Breaking(redis)
+    model = SlowModel([ANSWER])
+    async with ResponseCache(client) as cache:
+        asking = asyncio.create_task(CachedModel(model, cache).complete(question()))
+        await model.asked.wait()
+        client.away = True
+        model.go_on.set()
+        assert await asking == ANSWER
+        assert "could not be kept" in caplog.text
+        await cache.close()  # nor does it keep anybody from closing
+        assert "counters could not be written down" in caplog.text
+        client.away = False
+        stats = await cache.stats("m")
+    assert (stats.misses, stats.stored) == (1, 0)
 
 
 async def test_tool_calls_are_kept_too(store: Any) -> None:
@@ -304,9 +369,9 @@ async def test_text_and_the_providers_form_come_back_as_they_were(store: Any) ->
         cached = CachedModel(ScriptedModel([answer], name="m"), cache)
         await cached.complete(question())
         assert await cached.complete(question()) == answer.model_copy(update={"from_cache": True})
-        long = CachedModel(ScriptedModel([answer.model_copy(update={"text": "ab\n" * 200_000})], name="long"), cache)
+        long = CachedModel(ScriptedModel([answer.model_copy(update={"text": "ab\n" * 500_000})], name="long"), cache)
         await long.complete(question())
-        assert (await long.complete(question())).text == "ab\n" * 200_000
+        assert (await long.complete(question())).text == "ab\n" * 500_000
 
 
 @pytest.mark.parametrize("stored", [b"", b"no answer", b"\x00not zlib", b'9 {"usage": 1}\n', b"x {}\n"])

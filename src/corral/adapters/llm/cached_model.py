@@ -43,12 +43,13 @@ class CachedModel:
                 if flight.cancelled() and not _being_cancelled():
                     continue  # the one who asked was cancelled, not we: ask again
                 raise
+            self._count_hit(landed)
             return await _told(landed.model_copy(update={"from_cache": True}), on_text)
         mine: asyncio.Future[ModelAnswer] = asyncio.get_running_loop().create_future()
         self._flights[key] = mine  # before anything is awaited, so that a hundred look it up once
         try:
             raw = await self._cache.raw(key)
-            answer = self._hit(name, raw) if raw is not None else None
+            answer = self._hit(raw) if raw is not None else None
             if answer is None:
                 answer = await self._ask(name, key, request, on_text, unreadable=raw is not None)
             elif on_text is not None:
@@ -70,15 +71,18 @@ class CachedModel:
         """Close the model; the cache belongs to whoever made it."""
         await self._model.close()
 
-    def _hit(self, name: str, raw: bytes) -> ModelAnswer | None:
+    def _hit(self, raw: bytes) -> ModelAnswer | None:
         """The stored answer; None when nobody could ever read it, so that it is asked for again."""
         try:
             answer = unpack(unpacked(raw))
         except (ValueError, zlib.error):
             return None
-        usage = answer.usage
-        self._cache.count_hit(name, tokens=usage.input_tokens + usage.output_tokens, usd=usage.usd or 0.0)
+        self._count_hit(answer)
         return answer
+
+    def _count_hit(self, answer: ModelAnswer) -> None:
+        usage = answer.usage
+        self._cache.count_hit(self._model.name, tokens=usage.tokens, usd=usage.usd or 0.0)
 
     async def _ask(
         self, name: str, key: str, request: ModelRequest, on_text: OnText | None, *, unreadable: bool
@@ -86,7 +90,7 @@ class CachedModel:
         if unreadable:
             await self._cache.forget(key)
         async with self._cache.landing(name, key) as landing:
-            hit = self._hit(name, landing.raw) if landing.raw is not None else None
+            hit = self._hit(landing.raw) if landing.raw is not None else None
             if hit is not None:
                 return await _told(hit, on_text)
             answer = await self._model.complete(request, on_text=on_text)

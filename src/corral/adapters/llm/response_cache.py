@@ -15,7 +15,7 @@ Keys:
     llm:{model}:{hash}           string   JSON with value, tokens and usd, or 0x00 and zlib of it when long (a model's
                                           answer: see ``packed_answer``)
     llm-cache:flight:{m}:{h}     string   see ``flights``
-    llm-cache:index              zset     ``size:key`` by the millisecond at which it expires
+    llm-cache:index              zset     ``size:expiry:key`` by the millisecond at which it expires
     llm-cache:bytes              string   sum of the sizes in the index
     llm-cache:stats:{model}      hash     hits, misses, stored, saved_tokens, saved_usd
 """
@@ -26,6 +26,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable
@@ -37,6 +38,8 @@ from corral.adapters.llm.flights import Flights
 from corral.adapters.llm.port import ModelRequest
 from corral.adapters.llm.redis_client import RedisClient, as_text
 from corral.adapters.llm.request_hash import request_hash
+
+logger = logging.getLogger("corral.llm")
 
 _INDEX = "llm-cache:index"
 _BYTES = "llm-cache:bytes"
@@ -102,6 +105,13 @@ class _Counters:
     def __bool__(self) -> bool:
         return bool(self.hits or self.misses or self.stored)
 
+    def add(self, others: _Counters) -> None:
+        self.hits += others.hits
+        self.misses += others.misses
+        self.stored += others.stored
+        self.saved_tokens += others.saved_tokens
+        self.saved_usd += others.saved_usd
+
 
 class ResponseCache:
     """The cache; safe to use from many tasks and many processes."""
@@ -113,7 +123,7 @@ class ResponseCache:
         ttl: timedelta = timedelta(hours=1),
         max_bytes: int = 256 << 20,
         max_value_bytes: int = 4 << 20,
-        compress_over_bytes: int = 256 << 10,
+        compress_over_bytes: int = 1 << 20,
     ) -> None:
         """Use ``redis``; nothing is sent yet.
 
@@ -140,13 +150,16 @@ class ResponseCache:
         await self.close()
 
     async def close(self) -> None:
-        """Write down the counters; the Redis client stays open."""
+        """Write down the counters, if Redis is there; the client stays open, and the cache can be used again."""
         if self._flushing is not None:
             self._flushing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._flushing
             self._flushing = None
-        await self._flush()
+        try:
+            await self._flush()
+        except Exception as error:  # noqa: BLE001 - whichever client's: counters must not keep anybody from closing
+            logger.warning("The response cache's counters could not be written down: %s", error)
 
     @staticmethod
     def key(model: str, request: Any) -> str:
@@ -191,7 +204,7 @@ class ResponseCache:
                     self._count(model).misses += 1
                     yield landing
                     if landing._packed is not None:  # noqa: SLF001 - its own file
-                        await self._store(model, key, landing._packed)  # noqa: SLF001 - its own file
+                        await self._try_to_store(model, key, landing._packed)  # noqa: SLF001 - its own file
                     return
                 raw = landed
         yield Landing(key, raw)
@@ -228,6 +241,12 @@ class ResponseCache:
 
     # --- storing
 
+    async def _try_to_store(self, model: str, key: str, told: bytes) -> None:
+        try:
+            await self._store(model, key, told)
+        except Exception as error:  # noqa: BLE001 - whichever client's: an answer that was paid for is not lost for it
+            logger.warning("An answer of %s could not be kept in the response cache: %s", model, error)
+
     async def _store(self, model: str, key: str, told: bytes) -> None:
         if len(told) > self._compress_over_bytes:
             told = _COMPRESSED + zlib.compress(told, 1)
@@ -237,7 +256,8 @@ class ResponseCache:
         now_ms = int(time.time() * 1000)
         pipe = self._redis.pipeline(transaction=False)
         pipe.execute_command("SET", key, told, "PX", ttl_ms)
-        pipe.execute_command("ZADD", _INDEX, now_ms + ttl_ms, f"{len(told)}:{key}")
+        # With its expiry: an answer as long as the expired one whose place it takes is another one.
+        pipe.execute_command("ZADD", _INDEX, now_ms + ttl_ms, f"{len(told)}:{now_ms + ttl_ms}:{key}")
         pipe.execute_command("INCRBY", _BYTES, len(told))
         pipe.execute_command("ZRANGEBYSCORE", _INDEX, "-inf", now_ms, "LIMIT", 0, _EVICT_AT_ONCE)
         *_, held_bytes, expired = await pipe.execute()
@@ -263,8 +283,9 @@ class ResponseCache:
             if not popped:
                 await self._redis.execute_command("SET", _BYTES, 0)
                 return
-            size, _, key = as_text(popped[0]).partition(":")
-            await self._redis.execute_command("DEL", key)
+            size, expiry, key = as_text(popped[0]).split(":", 2)
+            if int(expiry) > time.time() * 1000:  # else Redis has removed it, and this is perhaps a newer one
+                await self._redis.execute_command("DEL", key)
             held_bytes = int(await self._redis.execute_command("DECRBY", _BYTES, int(size)))
 
     # --- counting: kept here and written once a second, so that a hit costs one round trip
@@ -279,24 +300,28 @@ class ResponseCache:
 
     async def _flush_soon(self) -> None:
         await asyncio.sleep(1)
-        with contextlib.suppress(Exception):  # counters are not worth an error; they stay for the next time
+        with contextlib.suppress(Exception):  # counters are not worth an error; see there
             await self._flush()
 
     async def _flush(self) -> None:
         taken = {model: counters for model, counters in self._counters.items() if counters}
         if not taken:
             return
-        for model in taken:
-            del self._counters[model]
         pipe = self._redis.pipeline(transaction=False)
         for model, counters in taken.items():
+            del self._counters[model]
             key = f"llm-cache:stats:{model}"
             pipe.execute_command("HINCRBY", key, "hits", counters.hits)
             pipe.execute_command("HINCRBY", key, "misses", counters.misses)
             pipe.execute_command("HINCRBY", key, "stored", counters.stored)
             pipe.execute_command("HINCRBY", key, "saved_tokens", counters.saved_tokens)
             pipe.execute_command("HINCRBYFLOAT", key, "saved_usd", counters.saved_usd)
-        await pipe.execute()
+        try:
+            await pipe.execute()
+        except BaseException:  # also a flush that is cancelled: they stay for the next time
+            for model, counters in taken.items():
+                self._counters.setdefault(model, _Counters()).add(counters)
+            raise
 
 
 def unpacked(raw: bytes) -> bytes:
