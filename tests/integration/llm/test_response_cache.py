@@ -303,9 +303,13 @@ class Breaking:
         return await self._client.execute_command(*args, **options)
 
     def pipeline(self, transaction: bool = False) -> Any:  # noqa: FBT001, FBT002 - redis-py's own signature
+        pipe = self._client.pipeline(transaction=transaction)
         if self.away:
-            raise ConnectionError("away")
-        return self._client.pipeline(transaction=transaction)
+            pipe.execute = self._broken
+        return pipe
+
+    async def _broken(self) -> Any:
+        raise ConnectionError("away")
 
 
 async def test_an_answer_that_was_paid_for_is_given_also_when_it_can_not_be_kept(
