@@ -15,9 +15,14 @@ from pydantic_ai.settings import ModelSettings
 from corral.adapters.llm.port import Finish, ModelAnswer, ModelRequest, ModelTraits, OnText
 from corral.adapters.llm.provider_errors import as_llm_failed
 from corral.adapters.llm.provider_messages import answer_of, native_messages, parameters_of, text_of
+from corral.adapters.llm.surrogates import MendedStream
 from corral.errors import LlmFailed, ModelUnavailable
 
-_KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "google": "GEMINI_API_KEY"}
+_KEY_VARIABLES = {
+    "openai": "OPENAI_API_KEY",
+    "anthropic": "ANTHROPIC_API_KEY",
+    "google": "GOOGLE_API_KEY (or GEMINI_API_KEY)",  # the library takes the first that is set
+}
 
 
 class ProviderModel:
@@ -114,6 +119,7 @@ class ProviderModel:
             model_request_parameters=parameters_of(request),
         ) as stream:
             events = aiter(stream)
+            text = MendedStream()
             first = True
             while True:
                 # The deadline is between events, not over the answer: a long answer is fine, a silent one is not.
@@ -124,9 +130,10 @@ class ProviderModel:
                 except StopAsyncIteration:
                     break
                 first = False
-                piece = text_of(event)
-                if piece and on_text is not None:
+                if on_text is not None and (piece := text.feed(text_of(event))):
                     await on_text(piece)
+            if on_text is not None and (rest := text.end()):
+                await on_text(rest)
             return stream.get()
 
     def _settings(self, request: ModelRequest) -> ModelSettings:

@@ -9,10 +9,12 @@ from pydantic_ai.messages import (
     ModelMessage,
     ModelMessagesTypeAdapter,
     ModelResponse,
+    ModelResponsePart,
     PartDeltaEvent,
     PartStartEvent,
     TextPart,
     TextPartDelta,
+    ThinkingPart,
     ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
@@ -23,6 +25,7 @@ from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.tools import ToolDefinition
 
 from corral.adapters.llm.port import Finish, Message, ModelAnswer, ModelRequest, Role, ToolCall, Usage
+from corral.adapters.llm.surrogates import mended
 
 
 def text_of(event: object) -> str:
@@ -94,6 +97,7 @@ def _native_response(message: Message) -> ModelResponse:
 
 def answer_of(response: ModelResponse, *, name: str) -> ModelAnswer:
     """A whole response as an answer; ``name`` is who answered when the provider doesn't say."""
+    response = _mended(response)
     calls = tuple(
         ToolCall(id=part.tool_call_id, name=part.tool_name, arguments=part.args_as_json_str())
         for part in response.parts
@@ -107,7 +111,7 @@ def answer_of(response: ModelResponse, *, name: str) -> ModelAnswer:
         finish = Finish.LENGTH
     elif response.finish_reason == "content_filter" or details.get("refusal"):
         finish = Finish.REFUSAL
-        text = text or str(details.get("refusal") or "")
+        text = text or mended(str(details.get("refusal") or ""))
     return ModelAnswer(
         text=text,
         tool_calls=calls,
@@ -121,6 +125,22 @@ def answer_of(response: ModelResponse, *, name: str) -> ModelAnswer:
         model=response.model_name or name,
         native=ModelMessagesTypeAdapter.dump_json([response]).decode(),
     )
+
+
+def _mended(response: ModelResponse) -> ModelResponse:
+    """The response without halves of characters, which can be neither stored nor sent."""
+    return replace(response, parts=[_mended_part(part) for part in response.parts])
+
+
+def _mended_part(part: ModelResponsePart) -> ModelResponsePart:
+    if isinstance(part, (TextPart, ThinkingPart)):
+        content = mended(part.content)
+        return part if content == part.content else replace(part, content=content)
+    if isinstance(part, ToolCallPart) and part.args:
+        told = part.args if isinstance(part.args, str) else json.dumps(part.args, ensure_ascii=False)
+        if (whole := mended(told)) != told:
+            return replace(part, args=whole if isinstance(part.args, str) else json.loads(whole))
+    return part
 
 
 def _cost(response: ModelResponse) -> float | None:
