@@ -15,7 +15,7 @@ from hashlib import sha256 as _sha256
 
 from corral.adapters.llm.port import Message, ModelRequest, Tool
 
-_VERSION = "3"
+VERSION = "3"
 """Part of every hash: raise it when the meaning of a stored answer changes."""
 _DIGEST_BYTES = 32
 _NO_NATIVE = bytes(_DIGEST_BYTES)
@@ -39,7 +39,7 @@ def request_hash(model: str, request: ModelRequest, *, with_native: bool = True)
     last = messages[-1] if messages else None
     digest = _sha256(
         _encoded(
-            f"{_VERSION} {model!r} {len(tools)} {len(messages)} {len(system)} {request.max_tokens} "
+            f"{VERSION} {model!r} {len(tools)} {len(messages)} {len(system)} {request.max_tokens} "
             f"{request.temperature!r} {request.seed!r} {request.stop!r} {request.output_schema!r} "
             f"{_shape(last) if last is not None else None}\n{system}"
         )

@@ -37,7 +37,7 @@ from typing import Any, Self
 from corral.adapters.llm.flights import Flights
 from corral.adapters.llm.port import ModelRequest
 from corral.adapters.llm.redis_client import RedisClient, as_text
-from corral.adapters.llm.request_hash import request_hash
+from corral.adapters.llm.request_hash import VERSION, request_hash
 
 logger = logging.getLogger("corral.llm")
 
@@ -171,7 +171,7 @@ class ResponseCache:
         """
         if isinstance(request, ModelRequest):
             return f"llm:{model}:{request_hash(model, request)}"
-        told = json.dumps([model, request], sort_keys=True, separators=(",", ":"))
+        told = json.dumps([VERSION, model, request], sort_keys=True, separators=(",", ":"))
         return f"llm:{model}:{hashlib.sha256(told.encode()).hexdigest()}"
 
     @contextlib.asynccontextmanager
