@@ -1,7 +1,8 @@
 """What a hit of the response cache costs beside a bare GET of the same size: ``python -m benchmarks.response_cache``.
 
-Both go through the same client, turn about in one run. No request object is used twice: each hit is of one that was
-just made (as after a restart), or, as in a loop of steps, of one whose last message alone is new.
+Hits and GETs go turn about in one run: through redis-py, as with any user's client, and through the connection that a
+``Corral`` gives its cache. No request object is used twice: each hit is of one that was just made (as after a restart),
+or, as in a loop of steps, of one whose last message alone is new.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from redis.asyncio import Redis
 
 from corral.adapters.llm.cached_model import CachedModel
 from corral.adapters.llm.port import Message, ModelAnswer, ModelRequest, Role, Tool, ToolCall, Usage
-from corral.adapters.llm.redis_client import RedisClient
 from corral.adapters.llm.response_cache import ResponseCache
 from corral.adapters.llm.scripted import ScriptedModel
 from corral.testing import EmbeddedServer
+from corral.wire.address import parse_redis_url
+from corral.wire.connector import connector
+from corral.wire.pipe_client import PipeClient
 
 ROUNDS = 40
 CALLS = 50
@@ -79,7 +83,17 @@ CASES = (
 )  # fmt: skip
 
 
-async def _per_call(calls: list[Callable[[], Awaitable[object]]]) -> tuple[float, float]:
+@dataclass(frozen=True, kw_only=True)
+class Clients:
+    """Both ways to the server, and a cache over each."""
+
+    redis: Redis
+    quick: PipeClient
+    over_redis: ResponseCache
+    over_quick: ResponseCache
+
+
+async def _per_call(calls: Sequence[Callable[[], Awaitable[object]]]) -> tuple[float, float]:
     """Microseconds of wall-clock and of processor time for each call."""
     began, cpu = time.perf_counter(), time.process_time()
     for call in calls:
@@ -88,35 +102,68 @@ async def _per_call(calls: list[Callable[[], Awaitable[object]]]) -> tuple[float
     return each * (time.perf_counter() - began), each * (time.process_time() - cpu)
 
 
-async def _measure(redis: Redis, cache: ResponseCache, case: Case) -> str:
+async def _measure(clients: Clients, case: Case) -> str:
     text = "".join(f"    value_{number} = compute({number * 7919})\n" for number in range(case.answer // 25))
     answer = ModelAnswer(text=text[: case.answer], usage=Usage(input_tokens=1, output_tokens=1))
-    model = CachedModel(ScriptedModel([answer], name=f"m{case.name}{case.answer}"), cache)
-    await model.complete(case.make())
-    key = cache.key(model.name, case.make())
-    stored = await redis.strlen(key)
-    client: RedisClient = redis
-    await redis.set("bare", await client.execute_command("GET", key, NEVER_DECODE=True))
-    gets: list[tuple[float, float]] = []
-    hits: list[tuple[float, float]] = []
-
+    scripted = ScriptedModel([answer], name=f"m{case.name}{case.answer}")
+    slow, quick = (CachedModel(scripted, cache) for cache in (clients.over_redis, clients.over_quick))
+    await slow.complete(case.make())
+    stored = await clients.quick.execute_command("GET", ResponseCache.key(scripted.name, case.make()))
+    # As long as what is stored, and text, which ``get`` decodes.
+    await clients.redis.set("bare", "x" * len(stored))
+    redis: Any = clients.redis
+    same: dict[str, Callable[[], Awaitable[object]]] = {
+        "get": partial(redis.get, "bare"),
+        "bytes": partial(redis.execute_command, "GET", "bare", NEVER_DECODE=True),
+        "quick": partial(clients.quick.execute_command, "GET", "bare"),
+    }
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in (*same, "hit", "quick hit")}
     gc.collect()
-    for _ in range(ROUNDS):  # turn about, so that a busy moment meets both
-        gets.append(await _per_call([partial(client.execute_command, "GET", "bare", NEVER_DECODE=True)] * CALLS))
-        requests = [case.make() for _ in range(CALLS)]
-        hits.append(await _per_call([partial(model.complete, one) for one in requests]))
-    wall, cpu = (statistics.median(hit[at] / get[at] for get, hit in zip(gets, hits, strict=True)) for at in (0, 1))
-    get_us, hit_us = (statistics.median(one[0] for one in each) for each in (gets, hits))
-    return f"{case.name:26}{case.answer:>10,}{stored:>10,}{get_us:>9.0f}{hit_us:>9.0f}{wall:>8.2f}{cpu:>16.2f}"
+    for _ in range(ROUNDS):  # turn about, so that a busy moment meets all
+        for name, call in same.items():
+            times[name].append(await _per_call([call] * CALLS))
+        for name, model in (("hit", slow), ("quick hit", quick)):
+            requests = [case.make() for _ in range(CALLS)]
+            times[name].append(await _per_call([partial(model.complete, one) for one in requests]))
+
+    def us(name: str) -> str:
+        return f"{statistics.median(wall for wall, _ in times[name]):.0f}"
+
+    def ratio(name: str, other: str) -> str:
+        wall, cpu = (
+            statistics.median(one[at] / two[at] for one, two in zip(times[name], times[other], strict=True))
+            for at in (0, 1)
+        )
+        return f"{wall:.2f} ({cpu:.2f})"
+
+    cells = [
+        us("get"), us("hit"), ratio("hit", "get"), ratio("hit", "bytes"),
+        us("quick"), us("quick hit"), ratio("quick hit", "get"), ratio("quick hit", "quick"),
+    ]  # fmt: skip
+    return _row(case.name, f"{case.answer:,}", f"{len(stored):,}", *cells)
+
+
+def _row(*cells: str) -> str:
+    name, *others = cells
+    return f"{name:26}" + "".join(f"{cell:>14}" for cell in others)
 
 
 async def main() -> None:
-    print(f"{'':26}{'answer':>10}{'stored':>10}{'GET, µs':>9}{'hit, µs':>9}{'ratio':>8}{'processor ratio':>16}")
+    print("Times in µs of wall-clock; ratios of wall-clock, and in brackets of processor time")
+    print(
+        _row(
+            "", "answer", "stored", "get", "hit", "hit/get", "hit/GET bytes",
+            "own GET", "own hit", "own hit/get", "own hit/GET",
+        )
+    )  # fmt: skip
     with EmbeddedServer() as server:
         redis = Redis.from_url(server.url, decode_responses=True)
-        async with ResponseCache(redis) as cache:
+        quick = PipeClient(connector(parse_redis_url(server.url), "bull"), name="cache")
+        async with ResponseCache(redis) as over_redis, ResponseCache(quick) as over_quick:
+            clients = Clients(redis=redis, quick=quick, over_redis=over_redis, over_quick=over_quick)
             for case in CASES:
-                print(await _measure(redis, cache, case), flush=True)
+                print(await _measure(clients, case), flush=True)
+        await quick.close()
         await redis.aclose()
 
 

@@ -53,7 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in list(os.environ):
         if name.startswith("CORRAL_") and not name.startswith("CORRAL_TEST_"):
             del os.environ[name]
-    for name in ("REDIS_URL", "GITHUB_TOKEN", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GOOGLE_API_KEY"):
+    keys = ("GITHUB_TOKEN", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "GEMINI_API_KEY")
+    for name in ("REDIS_URL", *keys):
         os.environ.pop(name, None)
     own = tempfile.TemporaryDirectory(prefix="corral-tests-", ignore_cleanup_errors=True)
     config.add_cleanup(own.cleanup)

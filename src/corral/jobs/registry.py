@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from corral.adapters.forge.registry import Forges
     from corral.adapters.index.port import IndexStore
     from corral.adapters.llm.port import LanguageModel
+    from corral.adapters.llm.redis_client import RedisClient as PipeliningClient
     from corral.adapters.llm.response_cache import ResponseCache
     from corral.adapters.workspace import Workspaces
     from corral.jobs.codebase_indexing.building import ProcessBuilder
@@ -41,11 +42,20 @@ class Parts:
         settings: Says which ones.
         redis: A connected client; asked for when a part needs it.
         namespace: Start of the keys of what is kept there.
+        quick: The client for what is asked often, one key at a time; default ``redis``.
     """
 
-    def __init__(self, settings: Settings, redis: Callable[[], RedisClient], *, namespace: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        redis: Callable[[], RedisClient],
+        *,
+        namespace: str,
+        quick: Callable[[], PipeliningClient] | None = None,
+    ) -> None:
         self.settings = settings
         self._redis = redis
+        self._quick = quick or redis
         self._namespace = namespace
         self._models: dict[str, LanguageModel] = {}
         self._opening = asyncio.Lock()
@@ -130,7 +140,7 @@ class Parts:
         """Models' answers, by what decides them."""
         from corral.adapters.llm.response_cache import ResponseCache  # noqa: PLC0415
 
-        return ResponseCache(self._redis(), ttl=self.settings.llm_cache_ttl)
+        return ResponseCache(self._quick(), ttl=self.settings.llm_cache_ttl)
 
     async def open_model(self, name: str) -> LanguageModel:
         """A model by its name, its answers cached; opened once.
@@ -163,8 +173,10 @@ class Parts:
             search.close()
         if (builder := made.pop("index_builder", None)) is not None:
             await builder.close()
+        if (cache := made.pop("response_cache", None)) is not None:
+            await cache.close()
         # These hold the client that is closed now.
-        for name in ("workspaces", "embedder", "index_store", "response_cache", "projects"):
+        for name in ("workspaces", "embedder", "index_store", "projects"):
             made.pop(name, None)
 
     # --- the handlers

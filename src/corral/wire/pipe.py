@@ -30,7 +30,7 @@ logger = logging.getLogger("corral.wire")
 
 Part = str | bytes | int | float
 Reply = Any
-"""str, int, None, ``ReplyError``, or a list of replies."""
+"""str (bytes where they are not decoded), int, None, ``ReplyError``, or a list of replies."""
 
 ReplyError = hiredis.ReplyError
 
@@ -207,7 +207,9 @@ _set_result = asyncio.Future.set_result  # looked up once: every answer passes h
 class _Protocol(asyncio.Protocol):
     """Feeds what comes in to hiredis and hands each answer to the oldest waiting future."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_push: Callable[[Reply], None] | None) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, on_push: Callable[[Reply], None] | None, *, decode: bool
+    ) -> None:
         self.make_future: Callable[[], asyncio.Future[Reply]] = loop.create_future
         #: For a command that finds no other one unanswered: where answers come in batches there is nothing to win, nor
         #: with uvloop, which calls what is to be called soon before it looks at its sockets again.
@@ -215,7 +217,9 @@ class _Protocol(asyncio.Protocol):
             partial(_Answer, loop=loop) if isinstance(loop, asyncio.SelectorEventLoop) else loop.create_future
         )
         self._on_push = on_push
-        self._reader = hiredis.Reader(encoding="utf-8", errors="surrogateescape", replyError=ReplyError)
+        self._reader = hiredis.Reader(
+            encoding="utf-8" if decode else None, errors="surrogateescape", replyError=ReplyError
+        )
         self.pending: deque[asyncio.Future[Reply] | _Told] = deque()
         self.transport: asyncio.Transport | None = None
         self.closed: asyncio.Future[BaseException | None] = loop.create_future()
@@ -278,6 +282,7 @@ class Pipe:
         answer_timeout: Seconds of silence, with an answer due, after which the connection is given up; None for
             blocking commands, which watch over themselves.
         on_push: For a subscription: gets what comes without being asked for.
+        decode: Whether strings in replies are text; else they are bytes.
     """
 
     def __init__(
@@ -289,6 +294,7 @@ class Pipe:
         outage: Outage | None = None,
         answer_timeout: float | None = ANSWER_TIMEOUT_S,
         on_push: Callable[[Reply], None] | None = None,
+        decode: bool = True,
     ) -> None:
         self._connector = connector
         self._name = name
@@ -296,6 +302,7 @@ class Pipe:
         self._outage = outage or Outage()
         self._answer_timeout = answer_timeout
         self._on_push = on_push
+        self._decode = decode
         self._protocol: _Protocol | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._watchdog: asyncio.TimerHandle | None = None
@@ -430,13 +437,12 @@ class Pipe:
         endpoint = await self._connector()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                make = partial(_Protocol, loop, self._on_push, decode=self._decode)
                 if endpoint.unix_path is not None:
-                    _, protocol = await loop.create_unix_connection(
-                        lambda: _Protocol(loop, self._on_push), endpoint.unix_path
-                    )
+                    _, protocol = await loop.create_unix_connection(make, endpoint.unix_path)
                 else:
                     _, protocol = await loop.create_connection(
-                        lambda: _Protocol(loop, self._on_push),
+                        make,
                         endpoint.host or "127.0.0.1",
                         endpoint.port,
                         ssl=endpoint.ssl_context,

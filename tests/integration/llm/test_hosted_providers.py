@@ -17,7 +17,7 @@ from tests.support.gemini_server import GeminiServer
 from tests.support.model_server import ModelServer, Reply
 from tests.support.responses_server import ResponsesServer
 
-from corral.adapters.llm.port import Finish, Message, ModelRequest, Role, Tool, ToolCall
+from corral.adapters.llm.port import Finish, Message, ModelAnswer, ModelRequest, Role, Tool, ToolCall
 from corral.adapters.llm.provider import ProviderModel, open_provider_model
 from corral.errors import LlmFailed
 
@@ -45,7 +45,7 @@ PROVIDERS = {
         path="/v1/messages", max_tokens=("max_tokens",),
     ),
     "google": Provider(
-        server=GeminiServer, model="gemini-2.5-flash", key="GEMINI_API_KEY", address="GOOGLE_GEMINI_BASE_URL",
+        server=GeminiServer, model="gemini-2.5-flash", key="GOOGLE_API_KEY", address="GOOGLE_GEMINI_BASE_URL",
         path="/v1beta/models/gemini-2.5-flash:streamGenerateContent",
         max_tokens=("generationConfig", "maxOutputTokens"),
     ),
@@ -72,7 +72,6 @@ async def opened(provider: str, *replies: Reply, **options: Any) -> AsyncIterato
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv(told.key, "k-secret")
             environment.setenv(told.address, server.url)
-            environment.delenv("GOOGLE_API_KEY", raising=False)
             model = open_provider_model(provider, told.model, **options)
         try:
             yield model, server
@@ -107,6 +106,55 @@ async def test_text_streams_and_usage_and_cost_are_counted(provider: str) -> Non
         sent = sent[name]
     assert sent == 50
     assert "You are terse." in json.dumps(server.requests[0])
+
+
+@pytest.mark.parametrize(
+    ("keys", "used"),
+    [
+        ({"GEMINI_API_KEY": "k-gemini"}, "k-gemini"),
+        ({"GOOGLE_API_KEY": "k-google"}, "k-google"),
+        ({"GEMINI_API_KEY": "k-gemini", "GOOGLE_API_KEY": "k-google"}, "k-google"),
+    ],
+)
+async def test_google_has_two_variables_for_its_key(
+    keys: dict[str, str], used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with GeminiServer(Reply()).running() as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        for name, value in keys.items():
+            monkeypatch.setenv(name, value)
+        model = open_provider_model("google", PROVIDERS["google"].model)
+        await model.complete(QUESTION)
+        await model.close()
+    assert server.keys == [used]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "told"),
+    [
+        (("a \ud83d", "\ude00 b"), ["a ", "\U0001f600 b"]),
+        (("a \ud83d", "b"), ["a ", "\ufffdb"]),
+        (("a \ude00",), ["a \ufffd"]),
+        (("a \ud83d",), ["a ", "\ufffd"]),
+    ],
+    ids=["torn in two", "the first half alone", "the second half alone", "at the end"],
+)
+async def test_a_character_that_was_torn_is_mended(provider: str, pieces: tuple[str, ...], told: list[str]) -> None:
+    heard: list[str] = []
+
+    async def on_text(piece: str) -> None:
+        heard.append(piece)
+
+    request = QUESTION.model_copy(update={"tools": (TOOL,)})
+    calls = (("look", json.dumps({"path": "x"}).replace("x", pieces[0])),)
+    async with opened(provider, Reply(pieces=pieces, tool_calls=calls, finish="tool_calls")) as (model, _):
+        answer = await model.complete(request, on_text=on_text)
+        again = request.model_copy(update={"messages": (*request.messages, answer.as_message(), *request.messages)})
+        await model.complete(again)
+    assert heard == told
+    assert answer.text == "".join(told)
+    assert json.loads(answer.tool_calls[0].arguments) == {"path": "a \ufffd"}
+    assert ModelAnswer.model_validate_json(answer.model_dump_json()) == answer
 
 
 async def test_tool_calls_come_back_and_their_answers_go_out(provider: str) -> None:

@@ -173,8 +173,15 @@ def test_an_address_is_needed() -> None:
         open_provider_model("openai-compatible", "m")
 
 
-@pytest.mark.parametrize(("provider", "variable"), [("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY")])
+@pytest.mark.parametrize(
+    ("provider", "variable"),
+    [
+        ("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY"),
+        ("google", r"GOOGLE_API_KEY \(or GEMINI_API_KEY\)"),
+    ],
+)  # fmt: skip
 def test_a_missing_key_says_which(provider: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(variable, raising=False)
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(ModelUnavailable, match=variable):
         open_provider_model(provider, "some-model")

@@ -16,6 +16,9 @@ from corral.adapters.llm.response_cache import ResponseCache
 from corral.adapters.llm.scripted import ScriptedModel
 from corral.errors import LlmFailed
 from corral.testing import EmbeddedServer
+from corral.wire.address import parse_redis_url
+from corral.wire.connector import connector
+from corral.wire.pipe_client import PipeClient
 
 ANSWER = ModelAnswer(text="yes", usage=Usage(input_tokens=10, output_tokens=5, usd=0.25), model="m")
 
@@ -24,17 +27,32 @@ def question(text: str = "Is it?", **options: Any) -> Any:
     return ModelRequest(system="s", messages=(Message(role=Role.USER, text=text),), **options)
 
 
-@pytest.fixture(params=[True, False], ids=["decoding", "bytes"])
-async def redis(request: Any, own_server: EmbeddedServer) -> Any:
-    client = Redis.from_url(own_server.url, decode_responses=request.param)
+@pytest.fixture
+async def redis(own_server: EmbeddedServer) -> Any:
+    client = Redis.from_url(own_server.url, decode_responses=True)
     await client.flushdb()
     yield client
     await client.aclose()
 
 
-async def test_the_second_time_costs_nothing(redis: Any) -> None:
+@pytest.fixture(params=["decoding", "bytes", "pipe"])
+async def store(request: Any, redis: Any, own_server: EmbeddedServer) -> Any:
+    """Each kind of client that the cache is used with."""
+    if request.param == "pipe":
+        quick = PipeClient(connector(parse_redis_url(own_server.url), "bull"), name="cache")
+        yield quick
+        await quick.close()
+    elif request.param == "bytes":
+        client = Redis.from_url(own_server.url)
+        yield client
+        await client.aclose()
+    else:
+        yield redis
+
+
+async def test_the_second_time_costs_nothing(store: Any, redis: Any) -> None:
     model = ScriptedModel([ANSWER], name="m:1")
-    async with ResponseCache(redis) as cache:
+    async with ResponseCache(store) as cache:
         cached = CachedModel(model, cache)
         first, second = await cached.complete(question()), await cached.complete(question())
         assert (first.from_cache, second.from_cache) == (False, True)
@@ -58,8 +76,8 @@ def test_everything_that_decides_the_answer_decides_the_key(other: Any) -> None:
     assert ResponseCache.key("n", question()) != ResponseCache.key("m", question())
 
 
-async def test_by_itself_it_keeps_anything_that_json_can_hold(redis: Any) -> None:
-    async with ResponseCache(redis, ttl=timedelta(seconds=60)) as cache:
+async def test_by_itself_it_keeps_anything_that_json_can_hold(store: Any) -> None:
+    async with ResponseCache(store, ttl=timedelta(seconds=60)) as cache:
         async with cache.slot("gpt", {"prompt": "p", "n": 1}) as slot:
             assert not slot.hit
             slot.keep({"text": "ä"}, usd=0.5)
@@ -74,18 +92,18 @@ async def test_by_itself_it_keeps_anything_that_json_can_hold(redis: Any) -> Non
         ModelAnswer(text="half", finish=Finish.LENGTH), ModelAnswer(text="no", finish=Finish.REFUSAL), ModelAnswer(),
     ],
 )  # fmt: skip
-async def test_truncations_refusals_and_nothing_are_not_kept(redis: Any, answer: Any) -> None:
+async def test_truncations_refusals_and_nothing_are_not_kept(store: Any, answer: Any) -> None:
     model = ScriptedModel([answer, ANSWER], name="m")
-    async with ResponseCache(redis) as cache:
+    async with ResponseCache(store) as cache:
         cached = CachedModel(model, cache)
         await cached.complete(question())
         assert (await cached.complete(question())).text == "yes"
 
 
-async def test_an_error_is_not_kept_and_the_next_one_asks(redis: Any) -> None:
+async def test_an_error_is_not_kept_and_the_next_one_asks(store: Any, redis: Any) -> None:
     error = LlmFailed("no", service="m", operation="complete", retryable=True)
     model = ScriptedModel([error, ANSWER], name="m")
-    async with ResponseCache(redis) as cache:
+    async with ResponseCache(store) as cache:
         cached = CachedModel(model, cache)
         with pytest.raises(LlmFailed):
             await cached.complete(question())
@@ -105,22 +123,25 @@ class SlowModel(ScriptedModel):
         return await super().complete(request, on_text=on_text)
 
 
-async def test_a_hundred_identical_requests_make_one_call(redis: Any) -> None:
+async def test_a_hundred_identical_requests_make_one_call(store: Any) -> None:
     model = SlowModel([ANSWER])
-    async with ResponseCache(redis) as cache, ResponseCache(redis) as another:
+    async with ResponseCache(store) as cache, ResponseCache(store) as another:
         waiting = [asyncio.create_task(CachedModel(model, one).complete(question())) for one in [cache, another] * 5]
         shared = CachedModel(model, cache)
         waiting += [asyncio.create_task(shared.complete(question())) for _ in range(90)]
         await model.asked.wait()
         model.go_on.set()
         answers = await asyncio.gather(*waiting)
+    stats = await cache.stats("m")
     assert len(model.requests) == 1
     assert sum(not answer.from_cache for answer in answers) == 1
+    assert (stats.hits, stats.misses, stats.stored) == (99, 1, 1)
+    assert (stats.saved_tokens, stats.saved_usd) == (99 * 15, 99 * 0.25)
 
 
-async def test_a_hundred_identical_failures_make_one_call(redis: Any) -> None:
+async def test_a_hundred_identical_failures_make_one_call(store: Any) -> None:
     model = SlowModel([LlmFailed("no", service="m", operation="complete", retryable=True)])
-    async with ResponseCache(redis) as cache:
+    async with ResponseCache(store) as cache:
         shared = CachedModel(model, cache)
         waiting = [asyncio.create_task(shared.complete(question())) for _ in range(100)]
         await model.asked.wait()
@@ -130,9 +151,9 @@ async def test_a_hundred_identical_failures_make_one_call(redis: Any) -> None:
     assert len(model.requests) == 1
 
 
-async def test_when_the_one_who_asked_is_cancelled_another_takes_over(redis: Any) -> None:
+async def test_when_the_one_who_asked_is_cancelled_another_takes_over(store: Any) -> None:
     model = SlowModel([ANSWER])
-    async with ResponseCache(redis) as cache:
+    async with ResponseCache(store) as cache:
         shared = CachedModel(model, cache)
         first = asyncio.create_task(shared.complete(question()))
         await model.asked.wait()
@@ -189,7 +210,7 @@ async def test_one_flight_per_key_across_processes(redis: Any, own_server: Embed
     assert int(await redis.get("calls")) == 1
 
 
-async def test_a_flight_whose_process_died_is_taken_over(redis: Any, own_server: EmbeddedServer) -> None:
+async def test_a_flight_whose_process_died_is_taken_over(store: Any, redis: Any, own_server: EmbeddedServer) -> None:
     dying = await start(own_server.url, "dies")
     await until_called(redis)
     await redis.rpush("go-on", "1")
@@ -197,14 +218,14 @@ async def test_a_flight_whose_process_died_is_taken_over(redis: Any, own_server:
     [flight] = await redis.keys("llm-cache:flight:*")
     assert 0 < await redis.pttl(flight) <= 10_000
     await redis.pexpire(flight, 100)  # instead of waiting for it
-    async with ResponseCache(redis) as cache, cache.slot("m", "q") as slot:
+    async with ResponseCache(store) as cache, cache.slot("m", "q") as slot:
         assert not slot.hit
         slot.keep("mine")
 
 
-async def test_long_answers_are_compressed_and_whole(redis: Any) -> None:
-    text = "def add(a, b): return a + b\n" * 10_000
-    async with ResponseCache(redis) as cache:
+async def test_long_answers_are_compressed_and_whole(store: Any, redis: Any) -> None:
+    text = "def add(a, b): return a + b\n" * 50_000
+    async with ResponseCache(store) as cache:
         async with cache.slot("m", "q") as slot:
             slot.keep(text)
         async with cache.slot("m", "q") as slot:
@@ -212,14 +233,14 @@ async def test_long_answers_are_compressed_and_whole(redis: Any) -> None:
     assert await redis.strlen(ResponseCache.key("m", "q")) < len(text) / 20
 
 
-async def test_short_answers_are_plain_json_for_others_to_read(redis: Any) -> None:
-    async with ResponseCache(redis) as cache, cache.slot("m", "q") as slot:
+async def test_short_answers_are_plain_json_for_others_to_read(store: Any, redis: Any) -> None:
+    async with ResponseCache(store) as cache, cache.slot("m", "q") as slot:
         slot.keep({"text": "yes"})
     assert json.loads(await redis.get(ResponseCache.key("m", "q")))["value"] == {"text": "yes"}
 
 
-async def test_it_is_bounded_and_the_oldest_go_first(redis: Any) -> None:
-    async with ResponseCache(redis, max_bytes=4000, max_value_bytes=2000, compress_over_bytes=10_000) as cache:
+async def test_it_is_bounded_and_the_oldest_go_first(store: Any, redis: Any) -> None:
+    async with ResponseCache(store, max_bytes=4000, max_value_bytes=2000, compress_over_bytes=10_000) as cache:
         for number in range(10):
             async with cache.slot("m", number) as slot:
                 slot.keep("x" * 900)
@@ -231,8 +252,8 @@ async def test_it_is_bounded_and_the_oldest_go_first(redis: Any) -> None:
     assert int(await redis.get("llm-cache:bytes")) <= 4000
 
 
-async def test_what_expired_is_taken_off_the_books(redis: Any) -> None:
-    async with ResponseCache(redis, ttl=timedelta(milliseconds=30)) as cache:
+async def test_what_expired_is_taken_off_the_books(store: Any, redis: Any) -> None:
+    async with ResponseCache(store, ttl=timedelta(milliseconds=30)) as cache:
         async with cache.slot("m", 1) as slot:
             slot.keep("x" * 500)
         while await redis.exists(ResponseCache.key("m", 1)):
@@ -244,16 +265,82 @@ async def test_what_expired_is_taken_off_the_books(redis: Any) -> None:
     assert int(await redis.get("llm-cache:bytes")) < 100
 
 
-async def test_tool_calls_are_kept_too(redis: Any) -> None:
+async def test_an_answer_as_long_as_the_expired_one_that_it_replaces_is_counted_once(store: Any, redis: Any) -> None:
+    async with ResponseCache(store, ttl=timedelta(milliseconds=30)) as cache:
+        for _ in range(3):
+            async with cache.slot("m", 1) as slot:
+                assert not slot.hit
+                slot.keep("x" * 500)
+            while await redis.exists(ResponseCache.key("m", 1)):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
+    [member] = await redis.zrange("llm-cache:index", 0, -1)
+    assert int(await redis.get("llm-cache:bytes")) == int(member.partition(":")[0])
+
+
+async def test_what_takes_an_expired_ones_place_is_not_removed_with_it(store: Any, redis: Any) -> None:
+    key = ResponseCache.key("m", 1)
+    for number in range(150):  # more than one answer clears away
+        await redis.zadd("llm-cache:index", {f"1000:{number}:{key}": number})
+    await redis.set("llm-cache:bytes", 150_000)
+    async with ResponseCache(store, max_bytes=5_000) as cache:
+        async with cache.slot("m", 1) as slot:
+            slot.keep("new")
+        async with cache.slot("m", 1) as slot:
+            assert slot.hit
+
+
+class Breaking:
+    """A client whose server goes away on demand."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.away = False
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        if self.away:
+            raise ConnectionError("away")
+        return await self._client.execute_command(*args, **options)
+
+    def pipeline(self, transaction: bool = False) -> Any:  # noqa: FBT001, FBT002 - redis-py's own signature
+        pipe = self._client.pipeline(transaction=transaction)
+        if self.away:
+            pipe.execute = self._broken
+        return pipe
+
+    async def _broken(self) -> Any:
+        raise ConnectionError("away")
+
+
+async def test_an_answer_that_was_paid_for_is_given_also_when_it_can_not_be_kept(
+    redis: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Breaking(redis)
+    model = SlowModel([ANSWER])
+    async with ResponseCache(client) as cache:
+        asking = asyncio.create_task(CachedModel(model, cache).complete(question()))
+        await model.asked.wait()
+        client.away = True
+        model.go_on.set()
+        assert await asking == ANSWER
+        assert "could not be kept" in caplog.text
+        await cache.close()  # nor does it keep anybody from closing
+        assert "counters could not be written down" in caplog.text
+        client.away = False
+        stats = await cache.stats("m")
+    assert (stats.misses, stats.stored) == (1, 0)
+
+
+async def test_tool_calls_are_kept_too(store: Any) -> None:
     call = ModelAnswer(tool_calls=(ToolCall(id="1", name="look", arguments="{}"),), finish=Finish.TOOL_CALLS)
-    async with ResponseCache(redis) as cache:
+    async with ResponseCache(store) as cache:
         cached = CachedModel(ScriptedModel([call], name="m"), cache)
         await cached.complete(question())
         assert (await cached.complete(question())).tool_calls == call.tool_calls
 
 
-async def test_budgets_count_per_job_user_and_day(redis: Any) -> None:
-    budgets = Budgets(redis, user=Allowance(tokens=100), day=Allowance(usd=1.0))
+async def test_budgets_count_per_job_user_and_day(store: Any, redis: Any) -> None:
+    budgets = Budgets(store, user=Allowance(tokens=100), day=Allowance(usd=1.0))
     usage = Usage(input_tokens=40, output_tokens=20, usd=0.4)
     job = Allowance(tokens=1000)
     assert await budgets.check(job_id="j1", user_id="u1", job=job) is None
@@ -273,28 +360,28 @@ async def test_budgets_count_per_job_user_and_day(redis: Any) -> None:
     assert len(keys) == 6
     assert all([await redis.ttl(key) > 0 for key in keys])
     assert (
-        await Budgets(redis, prefix="corral:other", user=Allowance(tokens=1)).check(
+        await Budgets(store, prefix="corral:other", user=Allowance(tokens=1)).check(
             job_id="j1", user_id="u1", job=Allowance(tokens=1)
         )
         is None
     )
 
 
-async def test_text_and_the_providers_form_come_back_as_they_were(redis: Any) -> None:
+async def test_text_and_the_providers_form_come_back_as_they_were(store: Any) -> None:
     answer = ModelAnswer(text='ä "quoted"\n\ttext \U0001f600\x00', native='{"signed": "\u20ac"}\n2', model="m")
-    async with ResponseCache(redis) as cache:
+    async with ResponseCache(store) as cache:
         cached = CachedModel(ScriptedModel([answer], name="m"), cache)
         await cached.complete(question())
         assert await cached.complete(question()) == answer.model_copy(update={"from_cache": True})
-        long = CachedModel(ScriptedModel([answer.model_copy(update={"text": "ab\n" * 200_000})], name="long"), cache)
+        long = CachedModel(ScriptedModel([answer.model_copy(update={"text": "ab\n" * 500_000})], name="long"), cache)
         await long.complete(question())
-        assert (await long.complete(question())).text == "ab\n" * 200_000
+        assert (await long.complete(question())).text == "ab\n" * 500_000
 
 
 @pytest.mark.parametrize("stored", [b"", b"no answer", b"\x00not zlib", b'9 {"usage": 1}\n', b"x {}\n"])
-async def test_what_can_not_be_read_is_asked_for_again(redis: Any, stored: bytes) -> None:
+async def test_what_can_not_be_read_is_asked_for_again(store: Any, redis: Any, stored: bytes) -> None:
     model = ScriptedModel([ANSWER], name="m")
-    async with ResponseCache(redis) as cache:
+    async with ResponseCache(store) as cache:
         await redis.set(ResponseCache.key("m", question()), stored)
         cached = CachedModel(model, cache)
         assert not (await cached.complete(question())).from_cache

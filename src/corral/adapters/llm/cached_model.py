@@ -1,17 +1,11 @@
-"""A model whose answers are kept in the response cache.
-
-What is stored for an answer is a line with the length of its text in bytes and the rest of it as JSON, and behind that
-the text and the provider's own form of it as they are: escaping them into the JSON and back would cost more than
-fetching them.
-
-    42 {"text": "", "tool_calls": [], "usage": {…}, …}⏎text…native…
-"""
+"""A model whose answers are kept in the response cache."""
 
 from __future__ import annotations
 
 import asyncio
 import zlib
 
+from corral.adapters.llm.packed_answer import pack, unpack
 from corral.adapters.llm.port import Finish, LanguageModel, ModelAnswer, ModelRequest, ModelTraits, OnText
 from corral.adapters.llm.response_cache import ResponseCache, unpacked
 
@@ -49,12 +43,13 @@ class CachedModel:
                 if flight.cancelled() and not _being_cancelled():
                     continue  # the one who asked was cancelled, not we: ask again
                 raise
+            self._count_hit(landed)
             return await _told(landed.model_copy(update={"from_cache": True}), on_text)
         mine: asyncio.Future[ModelAnswer] = asyncio.get_running_loop().create_future()
         self._flights[key] = mine  # before anything is awaited, so that a hundred look it up once
         try:
             raw = await self._cache.raw(key)
-            answer = self._hit(name, raw) if raw is not None else None
+            answer = self._hit(raw) if raw is not None else None
             if answer is None:
                 answer = await self._ask(name, key, request, on_text, unreadable=raw is not None)
             elif on_text is not None:
@@ -76,15 +71,18 @@ class CachedModel:
         """Close the model; the cache belongs to whoever made it."""
         await self._model.close()
 
-    def _hit(self, name: str, raw: bytes) -> ModelAnswer | None:
+    def _hit(self, raw: bytes) -> ModelAnswer | None:
         """The stored answer; None when nobody could ever read it, so that it is asked for again."""
         try:
-            answer = _unpack(raw)
+            answer = unpack(unpacked(raw))
         except (ValueError, zlib.error):
             return None
-        usage = answer.usage
-        self._cache.count_hit(name, tokens=usage.input_tokens + usage.output_tokens, usd=usage.usd or 0.0)
+        self._count_hit(answer)
         return answer
+
+    def _count_hit(self, answer: ModelAnswer) -> None:
+        usage = answer.usage
+        self._cache.count_hit(self._model.name, tokens=usage.tokens, usd=usage.usd or 0.0)
 
     async def _ask(
         self, name: str, key: str, request: ModelRequest, on_text: OnText | None, *, unreadable: bool
@@ -92,36 +90,13 @@ class CachedModel:
         if unreadable:
             await self._cache.forget(key)
         async with self._cache.landing(name, key) as landing:
-            hit = self._hit(name, landing.raw) if landing.raw is not None else None
+            hit = self._hit(landing.raw) if landing.raw is not None else None
             if hit is not None:
                 return await _told(hit, on_text)
             answer = await self._model.complete(request, on_text=on_text)
             if answer.finish in {Finish.STOP, Finish.TOOL_CALLS} and (answer.text or answer.tool_calls):
-                landing.land(_pack(answer))
+                landing.land(pack(answer))
             return answer
-
-
-def _pack(answer: ModelAnswer) -> bytes:
-    text = answer.text.encode()
-    head = answer.model_copy(update={"text": "", "native": None, "from_cache": True}).model_dump_json()
-    return b"%d %s\n%s%s" % (len(text), head.encode(), text, (answer.native or "").encode())
-
-
-_read = ModelAnswer.__pydantic_validator__.validate_json
-
-
-def _unpack(raw: bytes) -> ModelAnswer:
-    stored = unpacked(raw)
-    space, newline = stored.index(b" "), stored.index(b"\n")
-    begin = newline + 1
-    end = begin + int(stored[:space])
-    answer: ModelAnswer = _read(stored[space + 1 : newline])
-    # Filled in while nobody else has it: a copy of the frozen answer would cost as much again as reading it.
-    filled = vars(answer)
-    filled["text"] = stored[begin:end].decode()
-    if end < len(stored):
-        filled["native"] = stored[end:].decode()
-    return answer
 
 
 async def _told(answer: ModelAnswer, on_text: OnText | None) -> ModelAnswer:

@@ -3,50 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
-from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from pydantic_ai import exceptions as failures
 from pydantic_ai.direct import model_request_stream
-from pydantic_ai.messages import (
-    ModelMessage,
-    ModelMessagesTypeAdapter,
-    ModelResponse,
-    PartDeltaEvent,
-    PartStartEvent,
-    TextPart,
-    TextPartDelta,
-    ToolCallPart,
-    ToolReturnPart,
-    UserPromptPart,
-)
-from pydantic_ai.messages import ModelRequest as NativeRequest
-from pydantic_ai.models import Model, ModelRequestParameters, infer_model
-from pydantic_ai.output import OutputObjectDefinition
+from pydantic_ai.messages import ModelResponse
+from pydantic_ai.models import Model, infer_model
 from pydantic_ai.settings import ModelSettings
-from pydantic_ai.tools import ToolDefinition
 
-from corral.adapters.llm.port import (
-    Finish,
-    Message,
-    ModelAnswer,
-    ModelRequest,
-    ModelTraits,
-    OnText,
-    Role,
-    ToolCall,
-    Usage,
-)
+from corral.adapters.llm.port import Finish, ModelAnswer, ModelRequest, ModelTraits, OnText
+from corral.adapters.llm.provider_errors import as_llm_failed
+from corral.adapters.llm.provider_messages import answer_of, native_messages, parameters_of, text_of
+from corral.adapters.llm.surrogates import MendedStream
 from corral.errors import LlmFailed, ModelUnavailable
 
-_KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "google": "GEMINI_API_KEY"}
-_OVERLOADED_PAUSE = timedelta(seconds=15)
-_RATE_LIMIT_PAUSE = timedelta(seconds=30)
-_LONGEST_PAUSE = timedelta(minutes=15)
+_KEY_VARIABLES = {
+    "openai": "OPENAI_API_KEY",
+    "anthropic": "ANTHROPIC_API_KEY",
+    "google": "GOOGLE_API_KEY (or GEMINI_API_KEY)",  # the library takes the first that is set
+}
 
 
 class ProviderModel:
@@ -99,7 +75,7 @@ class ProviderModel:
         except failures.ContentFilterError as error:
             return ModelAnswer(text=str(error), finish=Finish.REFUSAL, model=self._name)
         except failures.ModelAPIError as error:
-            raise _as_llm_failed(error, service=self._name) from error
+            raise as_llm_failed(error, service=self._name) from error
         except failures.UnexpectedModelBehavior as error:
             raise self._failed(f"sent an answer that can't be read: {error}", "malformed_answer") from error
         except TimeoutError as error:
@@ -113,7 +89,7 @@ class ProviderModel:
             raise self._failed(f"stopped because of {why}", "malformed_answer")
         if response.finish_reason is None and self._says_why_it_stops:
             raise self._failed("sent an answer that was cut off: nothing says why it ended", "malformed_answer")
-        return _answer(response, name=self._name)
+        return answer_of(response, name=self._name)
 
     def _failed(self, why: str, reason: str) -> LlmFailed:
         return LlmFailed(f"{self._name} {why}", service=self._name, operation="complete", retryable=True, reason=reason)
@@ -138,11 +114,12 @@ class ProviderModel:
             await self._open()
         async with model_request_stream(
             self._model,
-            _native_messages(request),
+            native_messages(request),
             model_settings=self._settings(request),
-            model_request_parameters=_parameters(request),
+            model_request_parameters=parameters_of(request),
         ) as stream:
             events = aiter(stream)
+            text = MendedStream()
             first = True
             while True:
                 # The deadline is between events, not over the answer: a long answer is fine, a silent one is not.
@@ -153,9 +130,10 @@ class ProviderModel:
                 except StopAsyncIteration:
                     break
                 first = False
-                piece = _text_of(event)
-                if piece and on_text is not None:
+                if on_text is not None and (piece := text.feed(text_of(event))):
                     await on_text(piece)
+            if on_text is not None and (rest := text.end()):
+                await on_text(rest)
             return stream.get()
 
     def _settings(self, request: ModelRequest) -> ModelSettings:
@@ -238,155 +216,3 @@ def _compatible(model: str, base_url: str, api_key: str | None) -> Model[Any]:
 def _traits_of(model: Model[Any]) -> ModelTraits:
     window = model.context_window
     return ModelTraits(context_tokens=window) if window else ModelTraits()
-
-
-def _text_of(event: object) -> str:
-    if isinstance(event, PartStartEvent) and isinstance(event.part, TextPart):
-        return event.part.content
-    if isinstance(event, PartDeltaEvent) and isinstance(event.delta, TextPartDelta):
-        return event.delta.content_delta
-    return ""
-
-
-def _parameters(request: ModelRequest) -> ModelRequestParameters:
-    parameters = ModelRequestParameters(
-        function_tools=[
-            ToolDefinition(
-                name=tool.name, description=tool.description, parameters_json_schema=json.loads(tool.parameters)
-            )
-            for tool in request.tools
-        ]
-    )
-    if request.output_schema is not None:
-        parameters = replace(
-            parameters,
-            output_mode="native",
-            output_object=OutputObjectDefinition(json_schema=request.output_schema, name="answer"),
-        )
-    return parameters
-
-
-def _native_messages(request: ModelRequest) -> list[ModelMessage]:
-    native: list[ModelMessage] = []
-    parts: list[UserPromptPart | ToolReturnPart] = []
-
-    def flush() -> None:
-        if parts:
-            native.append(NativeRequest(parts=list(parts), instructions=request.system or None))
-            parts.clear()
-
-    for message in request.messages:
-        if message.role is Role.ASSISTANT:
-            flush()
-            native.append(_native_response(message))
-        elif message.role is Role.TOOL:
-            parts.append(
-                ToolReturnPart(
-                    tool_name=message.tool_name or "", content=message.text, tool_call_id=message.tool_call_id or ""
-                )
-            )
-        else:
-            parts.append(UserPromptPart(message.text))
-    flush()
-    return native
-
-
-def _native_response(message: Message) -> ModelResponse:
-    if message.native is not None:
-        restored = ModelMessagesTypeAdapter.validate_json(message.native)[0]
-        if isinstance(restored, ModelResponse):
-            return restored
-    return ModelResponse(
-        parts=[
-            *([TextPart(message.text)] if message.text else []),
-            *(ToolCallPart(call.name, call.arguments, tool_call_id=call.id) for call in message.tool_calls),
-        ]
-    )
-
-
-def _answer(response: ModelResponse, *, name: str) -> ModelAnswer:
-    calls = tuple(
-        ToolCall(id=part.tool_call_id, name=part.tool_name, arguments=part.args_as_json_str())
-        for part in response.parts
-        if isinstance(part, ToolCallPart)
-    )
-    text = "".join(part.content for part in response.parts if isinstance(part, TextPart))
-    usage = response.usage
-    details = response.provider_details or {}
-    finish = Finish.TOOL_CALLS if calls else Finish.STOP
-    if response.finish_reason == "length":
-        finish = Finish.LENGTH
-    elif response.finish_reason == "content_filter" or details.get("refusal"):
-        finish = Finish.REFUSAL
-        text = text or str(details.get("refusal") or "")
-    return ModelAnswer(
-        text=text,
-        tool_calls=calls,
-        finish=finish,
-        usage=Usage(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cached_input_tokens=usage.cache_read_tokens,
-            usd=_cost(response),
-        ),
-        model=response.model_name or name,
-        native=ModelMessagesTypeAdapter.dump_json([response]).decode(),
-    )
-
-
-def _cost(response: ModelResponse) -> float | None:
-    if response.usage.cost is not None:
-        return float(response.usage.cost)
-    try:
-        return float(response.cost().total_price)
-    except (LookupError, ValueError, AssertionError):
-        return None  # nobody knows this model's price
-
-
-# OpenAI-compatible servers say it in words of their own (llama.cpp, vLLM, Ollama).
-_CONTEXT_EXCEEDED = re.compile(r"exceed\w*_context_size|context (size|length|window)|maximum context", re.IGNORECASE)
-
-_Rule = tuple[type[failures.ModelAPIError], str, Callable[[failures.ModelAPIError], bool]]
-# The first that fits, so a class stands before its base class.
-_RULES: tuple[_Rule, ...] = (
-    (failures.ModelRateLimitError, "rate_limited", lambda _: True),
-    (failures.ModelQuotaExceededError, "quota_exceeded", lambda _: False),
-    (failures.ModelOverloadedError, "overloaded", lambda _: True),
-    (failures.ModelUnavailableError, "overloaded", lambda _: True),
-    (failures.ModelServerError, "server_error", lambda _: True),
-    (failures.ModelTimeoutError, "timed_out", lambda _: True),
-    (failures.ModelRequestTimeout, "timed_out", lambda _: True),
-    (failures.ModelConnectionError, "unreachable", lambda _: True),
-    (failures.ModelContextWindowExceededError, "context_length", lambda _: False),
-    (failures.ModelAuthenticationError, "authentication", lambda _: False),
-    (failures.ModelNotFoundError, "model_not_found", lambda _: False),
-    (failures.ModelRequestRejectedError, "rejected", lambda _: False),
-)
-
-
-def _as_llm_failed(error: failures.ModelAPIError, *, service: str) -> LlmFailed:
-    reason, retryable = "malformed_answer", True
-    for kind, name, can_retry in _RULES:
-        if isinstance(error, kind):
-            reason, retryable = name, can_retry(error)
-            break
-    if reason == "rejected" and _CONTEXT_EXCEEDED.search(str(error.body or error)):
-        reason = "context_length"
-    pause: timedelta | None = None
-    if reason in {"rate_limited", "overloaded"}:
-        default = _RATE_LIMIT_PAUSE if reason == "rate_limited" else _OVERLOADED_PAUSE
-        pause = default if error.retry_after is None else timedelta(seconds=max(error.retry_after, 0.1))
-        pause = min(pause, _LONGEST_PAUSE)
-    return LlmFailed(
-        f"{service}: {reason.replace('_', ' ')}: {_short(error)}",
-        service=service,
-        operation="complete",
-        retryable=retryable,
-        retry_after=pause,
-        reason=reason,
-    )
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 500 else text[:500] + "…"

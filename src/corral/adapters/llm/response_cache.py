@@ -13,9 +13,9 @@ wants it waits; errors, truncations and refusals are never kept; the whole is bo
 
 Keys:
     llm:{model}:{hash}           string   JSON with value, tokens and usd, or 0x00 and zlib of it when long (a model's
-                                          answer: see ``cached_model``)
-    llm-cache:flight:{m}:{h}     string   who is asking for it now; expires when that process dies
-    llm-cache:index              zset     ``size:key`` by the millisecond at which it expires
+                                          answer: see ``packed_answer``)
+    llm-cache:flight:{m}:{h}     string   see ``flights``
+    llm-cache:index              zset     ``size:expiry:key`` by the millisecond at which it expires
     llm-cache:bytes              string   sum of the sizes in the index
     llm-cache:stats:{model}      hash     hits, misses, stored, saved_tokens, saved_usd
 """
@@ -26,26 +26,24 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import secrets
+import logging
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self
 
+from corral.adapters.llm.flights import Flights
 from corral.adapters.llm.port import ModelRequest
 from corral.adapters.llm.redis_client import RedisClient, as_text
-from corral.adapters.llm.request_hash import request_hash
+from corral.adapters.llm.request_hash import VERSION, request_hash
+
+logger = logging.getLogger("corral.llm")
 
 _INDEX = "llm-cache:index"
 _BYTES = "llm-cache:bytes"
 _COMPRESSED = b"\x00"
-_FLIGHT_MS = 10_000
-_FLIGHT_RENEWAL_S = 3.0
-_CANCEL_AGAIN_S = 0.1
-_POLL_FIRST_S = 0.05
-_POLL_LONGEST_S = 0.5
 _EVICT_AT_ONCE = 100
 
 
@@ -107,12 +105,12 @@ class _Counters:
     def __bool__(self) -> bool:
         return bool(self.hits or self.misses or self.stored)
 
-
-@dataclass
-class _LocalFlights:
-    """Who in this process waits for what, so that waiting for a neighbour costs no polling."""
-
-    waiting: dict[str, asyncio.Event] = field(default_factory=dict)
+    def add(self, others: _Counters) -> None:
+        self.hits += others.hits
+        self.misses += others.misses
+        self.stored += others.stored
+        self.saved_tokens += others.saved_tokens
+        self.saved_usd += others.saved_usd
 
 
 class ResponseCache:
@@ -125,7 +123,7 @@ class ResponseCache:
         ttl: timedelta = timedelta(hours=1),
         max_bytes: int = 256 << 20,
         max_value_bytes: int = 4 << 20,
-        compress_over_bytes: int = 256 << 10,
+        compress_over_bytes: int = 1 << 20,
     ) -> None:
         """Use ``redis``; nothing is sent yet.
 
@@ -141,7 +139,7 @@ class ResponseCache:
         self._max_bytes = max_bytes
         self._max_value_bytes = max_value_bytes
         self._compress_over_bytes = compress_over_bytes
-        self._flights = _LocalFlights()
+        self._flights = Flights(redis, self.raw)
         self._counters: dict[str, _Counters] = {}
         self._flushing: asyncio.Task[None] | None = None
 
@@ -152,13 +150,16 @@ class ResponseCache:
         await self.close()
 
     async def close(self) -> None:
-        """Write down the counters; the Redis client stays open."""
+        """Write down the counters, if Redis is there; the client stays open, and the cache can be used again."""
         if self._flushing is not None:
             self._flushing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._flushing
             self._flushing = None
-        await self._flush()
+        try:
+            await self._flush()
+        except Exception as error:  # noqa: BLE001 - whichever client's: counters must not keep anybody from closing
+            logger.warning("The response cache's counters could not be written down: %s", error)
 
     @staticmethod
     def key(model: str, request: Any) -> str:
@@ -170,7 +171,7 @@ class ResponseCache:
         """
         if isinstance(request, ModelRequest):
             return f"llm:{model}:{request_hash(model, request)}"
-        told = json.dumps([model, request], sort_keys=True, separators=(",", ":"))
+        told = json.dumps([VERSION, model, request], sort_keys=True, separators=(",", ":"))
         return f"llm:{model}:{hashlib.sha256(told.encode()).hexdigest()}"
 
     @contextlib.asynccontextmanager
@@ -197,13 +198,13 @@ class ResponseCache:
         """As ``slot``, for those who have their own form of what is stored; counts misses, but no hits."""
         raw = await self.raw(key)
         if raw is None:
-            async with self._flight(key) as landed:
+            async with self._flights.join(key) as landed:
                 if landed is None:
                     landing = Landing(key)
                     self._count(model).misses += 1
                     yield landing
                     if landing._packed is not None:  # noqa: SLF001 - its own file
-                        await self._store(model, key, landing._packed)  # noqa: SLF001 - its own file
+                        await self._try_to_store(model, key, landing._packed)  # noqa: SLF001 - its own file
                     return
                 raw = landed
         yield Landing(key, raw)
@@ -238,67 +239,13 @@ class ResponseCache:
             saved_usd=values.get("saved_usd", 0.0),
         )
 
-    # --- one flight per key
-
-    @contextlib.asynccontextmanager
-    async def _flight(self, key: str) -> AsyncIterator[bytes | None]:
-        """Hold the key's only flight (yields None), or wait for another's and yield what it brought."""
-        flight_key = f"llm-cache:flight:{key.removeprefix('llm:')}"
-        token = secrets.token_hex(8)
-        pause_s = _POLL_FIRST_S
-        while True:
-            neighbour = self._flights.waiting.get(key)
-            if neighbour is None:
-                landed = asyncio.Event()
-                self._flights.waiting[key] = landed  # claimed before anything is awaited
-                try:
-                    if await self._redis.execute_command("SET", flight_key, token, "NX", "PX", _FLIGHT_MS):
-                        # The flight before this one may have landed between our look and our claim.
-                        raw = await self.raw(key)
-                        if raw is not None:
-                            await self._end_flight(flight_key, token)
-                            yield raw
-                            return
-                        async with self._kept_in_the_air(flight_key, token):
-                            yield None
-                        return
-                finally:
-                    del self._flights.waiting[key]
-                    landed.set()
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 1.5, _POLL_LONGEST_S)
-            else:
-                await neighbour.wait()
-            raw = await self.raw(key)
-            if raw is not None:
-                yield raw
-                return
-
-    @contextlib.asynccontextmanager
-    async def _kept_in_the_air(self, flight_key: str, token: str) -> AsyncIterator[None]:
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(_FLIGHT_RENEWAL_S)
-                with contextlib.suppress(Exception):  # a Redis that is away must not end the call that is paid for
-                    await self._redis.execute_command("PEXPIRE", flight_key, _FLIGHT_MS)
-
-        renewing = asyncio.create_task(renew())
-        try:
-            yield
-        finally:
-            # ``wait_for`` of Python 3.11, which redis-py writes with, loses a cancellation that comes with its answer.
-            while not renewing.done():
-                renewing.cancel()
-                await asyncio.wait({renewing}, timeout=_CANCEL_AGAIN_S)
-            await asyncio.shield(self._end_flight(flight_key, token))
-
-    async def _end_flight(self, flight_key: str, token: str) -> None:
-        with contextlib.suppress(Exception):  # it expires by itself
-            held = await self._redis.execute_command("GET", flight_key)
-            if held is not None and as_text(held) == token:
-                await self._redis.execute_command("DEL", flight_key)
-
     # --- storing
+
+    async def _try_to_store(self, model: str, key: str, told: bytes) -> None:
+        try:
+            await self._store(model, key, told)
+        except Exception as error:  # noqa: BLE001 - whichever client's: an answer that was paid for is not lost for it
+            logger.warning("An answer of %s could not be kept in the response cache: %s", model, error)
 
     async def _store(self, model: str, key: str, told: bytes) -> None:
         if len(told) > self._compress_over_bytes:
@@ -309,7 +256,8 @@ class ResponseCache:
         now_ms = int(time.time() * 1000)
         pipe = self._redis.pipeline(transaction=False)
         pipe.execute_command("SET", key, told, "PX", ttl_ms)
-        pipe.execute_command("ZADD", _INDEX, now_ms + ttl_ms, f"{len(told)}:{key}")
+        # With its expiry: an answer as long as the expired one whose place it takes is another one.
+        pipe.execute_command("ZADD", _INDEX, now_ms + ttl_ms, f"{len(told)}:{now_ms + ttl_ms}:{key}")
         pipe.execute_command("INCRBY", _BYTES, len(told))
         pipe.execute_command("ZRANGEBYSCORE", _INDEX, "-inf", now_ms, "LIMIT", 0, _EVICT_AT_ONCE)
         *_, held_bytes, expired = await pipe.execute()
@@ -335,8 +283,9 @@ class ResponseCache:
             if not popped:
                 await self._redis.execute_command("SET", _BYTES, 0)
                 return
-            size, _, key = as_text(popped[0]).partition(":")
-            await self._redis.execute_command("DEL", key)
+            size, expiry, key = as_text(popped[0]).split(":", 2)
+            if int(expiry) > time.time() * 1000:  # else Redis has removed it, and this is perhaps a newer one
+                await self._redis.execute_command("DEL", key)
             held_bytes = int(await self._redis.execute_command("DECRBY", _BYTES, int(size)))
 
     # --- counting: kept here and written once a second, so that a hit costs one round trip
@@ -351,24 +300,28 @@ class ResponseCache:
 
     async def _flush_soon(self) -> None:
         await asyncio.sleep(1)
-        with contextlib.suppress(Exception):  # counters are not worth an error; they stay for the next time
+        with contextlib.suppress(Exception):  # counters are not worth an error; see there
             await self._flush()
 
     async def _flush(self) -> None:
         taken = {model: counters for model, counters in self._counters.items() if counters}
         if not taken:
             return
-        for model in taken:
-            del self._counters[model]
         pipe = self._redis.pipeline(transaction=False)
         for model, counters in taken.items():
+            del self._counters[model]
             key = f"llm-cache:stats:{model}"
             pipe.execute_command("HINCRBY", key, "hits", counters.hits)
             pipe.execute_command("HINCRBY", key, "misses", counters.misses)
             pipe.execute_command("HINCRBY", key, "stored", counters.stored)
             pipe.execute_command("HINCRBY", key, "saved_tokens", counters.saved_tokens)
             pipe.execute_command("HINCRBYFLOAT", key, "saved_usd", counters.saved_usd)
-        await pipe.execute()
+        try:
+            await pipe.execute()
+        except BaseException:  # also a flush that is cancelled: they stay for the next time
+            for model, counters in taken.items():
+                self._counters.setdefault(model, _Counters()).add(counters)
+            raise
 
 
 def unpacked(raw: bytes) -> bytes:

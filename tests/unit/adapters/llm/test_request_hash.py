@@ -7,6 +7,7 @@ import pytest
 
 from corral.adapters.llm.port import Message, ModelRequest, Role, Tool, ToolCall
 from corral.adapters.llm.request_hash import _seen, request_hash
+from corral.adapters.llm.response_cache import ResponseCache
 
 CALL = ToolCall(id="c", name="look", arguments="{}")
 FIRST = Message(role=Role.USER, text="Is it?")
@@ -67,6 +68,14 @@ def test_every_field_of_a_tool_call_decides(field: str) -> None:
 def test_every_field_of_a_tool_decides(field: str) -> None:
     changed = REQUEST.model_copy(update={"tools": (TOOL.model_copy(update={field: OTHER[Tool][field]}),)})
     assert request_hash("m", changed) != request_hash("m", REQUEST)
+
+
+def test_the_version_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ResponseCache.key("m", REQUEST), ResponseCache.key("m", {"prompt": "p"})
+    for module in ("request_hash", "response_cache"):
+        monkeypatch.setattr(f"corral.adapters.llm.{module}.VERSION", "later")
+    later = ResponseCache.key("m", REQUEST), ResponseCache.key("m", {"prompt": "p"})
+    assert all(one != other for one, other in zip(keys, later, strict=True))
 
 
 def test_the_model_decides() -> None:

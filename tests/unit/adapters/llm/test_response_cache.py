@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from corral.adapters.llm import response_cache
+from corral.adapters.llm import flights
 from corral.adapters.llm.response_cache import ResponseCache
 
 
@@ -19,7 +19,7 @@ class LosesCancellations:
         self.lost = 0
 
     async def execute_command(self, *args: Any, **_options: Any) -> Any:
-        if args[0] == "PEXPIRE":
+        if args[0] == "EVAL" and "PEXPIRE" in args[1]:
             self.renewing.set()
             try:
                 await asyncio.Event().wait()
@@ -34,7 +34,7 @@ class LosesCancellations:
 
 
 async def test_a_renewal_that_loses_its_cancellation_does_not_keep_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(response_cache, "_FLIGHT_RENEWAL_S", 0.0)
+    monkeypatch.setattr(flights, "_RENEWAL_S", 0.0)
     redis = LosesCancellations()
     cache = ResponseCache(redis)
     async with asyncio.timeout(10) as bound:
