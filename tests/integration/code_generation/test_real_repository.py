@@ -182,6 +182,7 @@ async def test_the_job_of_a_killed_worker_goes_on_without_paying_again(
         (".gitattributes", "* filter=evil diff=evil merge=evil\n"),
         (".gitmodules", '[submodule "x"]\n\tpath = x\n\turl = ext::sh -c "touch hacked"\n'),
         (".gitignore", "*\n"),
+        (".gitattributes", "* working-tree-encoding=UTF-16\n"),
     ],
 )
 async def test_files_that_steer_git_run_nothing(bench: Bench, tmp_path: Path, path: str, text: str) -> None:
