@@ -91,8 +91,9 @@ class RunsTests(Protocol):
         setup_command: str | None = None,
         timeout: timedelta,
         project_id: str,
+        files: Sequence[str] = (),
     ) -> TestReport:
-        """Run ``command`` at the root of ``worktree``."""
+        """Run ``command`` at the root of ``worktree``, limited to ``files`` where its runner is known."""
         ...
 
 
