@@ -125,6 +125,14 @@ class CodeSearchLike(Protocol):
         """
         ...
 
+    async def context(self, project_id: str, query: str, *, max_tokens: int) -> Sequence[SearchHitLike]:
+        """As many of the best places as fit into a budget of tokens, best first; the last one may be cut short.
+
+        Raises:
+            SearchFailed: There is no index, or it can't be asked.
+        """
+        ...
+
 
 OpenModel = Callable[[str], Awaitable[LanguageModel]]
 """From a model's name to the model."""

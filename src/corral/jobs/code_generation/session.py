@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -22,7 +23,7 @@ from corral.jobs.code_generation.changes import Changes
 from corral.jobs.code_generation.examples import Examples
 from corral.jobs.code_generation.journal import Journal
 from corral.jobs.code_generation.log_stream import LogStream
-from corral.jobs.code_generation.parts import CodeSearchLike, OpenModel, RunsTests
+from corral.jobs.code_generation.parts import CodeSearchLike, OpenModel, RunsTests, SearchHitLike
 from corral.jobs.code_generation.payload import CodeGeneration
 from corral.jobs.code_generation.report_text import describe
 from corral.jobs.code_generation.result import AppliedEdit, ExampleCount, Step
@@ -225,14 +226,23 @@ class Session:
     # --- the code index
 
     async def find_code(self, query: str, *, limit: int) -> list[CodeHit]:
-        """What the code index has; nothing when there is none."""
+        """The best places for a question; nothing when there is no index."""
         if self._search is None:
             return []
-        search = self._search
+        ask = partial(self._search.search, self.task.project_id, query, limit=limit)
+        return await self._look(f"{query}\n{limit}", ask)
 
+    async def context(self, query: str, *, max_tokens: int) -> list[CodeHit]:
+        """What of the index belongs to a task, within a budget of tokens; nothing when there is no index."""
+        if self._search is None:
+            return []
+        ask = partial(self._search.context, self.task.project_id, query, max_tokens=max_tokens)
+        return await self._look(f"{query}\ncontext {max_tokens}", ask)
+
+    async def _look(self, question: str, ask: Callable[[], Awaitable[Sequence[SearchHitLike]]]) -> list[CodeHit]:
         async def look() -> str:
             try:
-                hits = await search.search(self.task.project_id, query, limit=limit)
+                hits = await ask()
             except SearchFailed as error:
                 await self.job.log(f"code search: {error}")
                 return "[]"
@@ -240,7 +250,7 @@ class Session:
                 [[hit.path, hit.start_line, hit.end_line, hit.symbol, round(hit.score, 4), hit.text] for hit in hits]
             )
 
-        told, _ = await self.journal.step("search", f"{query}\n{limit}", look)
+        told, _ = await self.journal.step("search", question, look)
         return [
             CodeHit(path=path, start_line=start, end_line=end, symbol=symbol, score=score, text=text)
             for path, start, end, symbol, score, text in json.loads(told)
