@@ -290,3 +290,15 @@ async def test_what_the_dead_attempt_paid_for_the_examples_is_not_paid_again(tmp
     assert len(model.requests) == 1
     assert result.examples is not None
     assert result.examples.holding == 3
+
+
+async def test_progress_of_many_candidates_and_repairs_never_goes_back(tmp_path: Path) -> None:
+    answers = [WRONG.replace("*", sign) for sign in ("*", "//", "%", "**", "&", "|")]
+    stage, _ = stage_of(tmp_path, *answers)
+    result = await stage.run(candidates=3, max_repairs=1)
+    assert (result.candidates_tried, result.repairs) == (3, 3)
+    percents = [value["percent"] for value in stage.reporter.progress_values]
+    assert percents == sorted(percents)
+    assert (percents[0], percents[-1]) == (0, 100)
+    assert all(value["stage"] for value in stage.reporter.progress_values)
+    assert "candidate 3, repair 1" in stage.reporter.stages
