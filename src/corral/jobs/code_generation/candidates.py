@@ -110,11 +110,17 @@ class Candidates:
             ended = None  # what cut the work short no longer matters
         return Outcome(
             ended=ended or (judged if best.passed else EndReason.TESTS_FAIL),
-            summary=best.summary,
+            summary=best.summary + self._told_of_examples(best),
             tests_before=self._before,
             tests_after=best.report,
             partial=ended is not None,
         )
+
+    def _told_of_examples(self, candidate: Candidate) -> str:
+        count = self._session.account.examples
+        if candidate.examples is None or count is None:
+            return ""
+        return f" Examples that the model wrote from the task: {count.holding} of {count.written} hold."
 
 
 def _summary(edits: list[AppliedEdit], report: TestReport | None) -> str:

@@ -228,6 +228,7 @@ async def test_where_no_test_speaks_of_the_change_the_models_own_examples_judge_
     assert result.ended is EndReason.TESTS_PASS
     assert result.examples is not None
     assert (result.examples.written, result.examples.holding) == (4, 3)
+    assert result.summary.endswith("Examples that the model wrote from the task: 3 of 4 hold.")
     committed = stage.workspace.commits[0]["files"]
     assert b"return a * b" in committed["calc.py"]
     assert sorted(committed) == ["calc.py", "tests/test_calc.py"], "no example gets into the commit"
