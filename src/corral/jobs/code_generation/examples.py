@@ -71,13 +71,20 @@ def read_examples(answer: str, *, files: Collection[str], about: Collection[str]
     Returns:
         None when it holds no assertion that can be read.
     """
-    module = _parsed(code_of(answer))
+    try:
+        return _read(_parsed(code_of(answer)), files, set(about))
+    except RecursionError:  # nested deeper than can be written down again
+        return None
+
+
+def _read(module: ast.Module, files: Collection[str], about: set[str]) -> Examples | None:
     found: dict[str, str] = {}
     for before, assertion in _assertions(module):
-        if about and not _names_of([*before, assertion]) & set(about):
+        if about and not _names_of([*before, assertion]) & about:
             continue
         told = _told(assertion)
-        found.setdefault(_source([*_needed(module, [*before, assertion]), *before], told), told)
+        body = _source([*_needed(module, [*before, assertion]), *before], told)
+        found.setdefault(body, told)
     if not found:
         return None
     helpers = [node for node in module.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("test")]

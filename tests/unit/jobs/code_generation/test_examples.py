@@ -116,6 +116,7 @@ def test_what_holds_no_assertion_is_none() -> None:
     assert read_examples("I would rather not.", files=()) is None
     assert read_examples("```python\nprint(1)\n```", files=()) is None
     assert read_examples("```python\n" + "(" * 2000 + "\n```", files=()) is None
+    assert read_examples("```python\nassert f(" + "-" * 1500 + "1)\n```", files=()) is None
 
 
 def test_only_what_is_about_the_task_counts() -> None:
