@@ -178,7 +178,10 @@ def elided_lines(hunk: Hunk, _: random.Random) -> Case | None:
     # A block that holds such a remark itself says two things at once.
     if any(line.strip() in {"...", "# ...", "// ..."} for line in hunk.search):
         return None
-    return _case(hunk, search, replace, known=known)
+    case = _case(hunk, search, replace, known=known)
+    # The head may stand in several places and the change itself in one: landing there is what was meant.
+    told = not known and _occurs(hunk.old, hunk.search) == 1
+    return dataclasses.replace(case, lucky=_text(hunk.new).encode()) if told else case
 
 
 def stale_context(hunk: Hunk, chance: random.Random) -> Case | None:

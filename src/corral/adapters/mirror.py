@@ -38,6 +38,9 @@ _IDENTITY: Final = re.compile(r"^([^<>\x00-\x1f]+?)\s*<([^<>\x00-\x20]+)>\Z")
 _TRAILER: Final = re.compile(r"^[A-Za-z][A-Za-z0-9-]*\Z")
 _GITLINK: Final = "160000"
 _PACKS_BEFORE_REPACK: Final = 40
+#: Text is checked out in the encoding that git stores. With another one, a file that can't be converted, or an encoding
+#: that git doesn't know, makes every ``git add`` fail, and with it a commit whose model has been paid.
+_ATTRIBUTES: Final = "* !working-tree-encoding\n"
 #: Longer than a generated commit is kept in Redis, after which nobody can name it any more.
 _KEEP_GENERATED: Final = timedelta(days=30)
 
@@ -209,13 +212,23 @@ class Mirror:
     async def _ensure(self, fd: int) -> None:
         """Make the mirror when there is none; the lock is held."""
         if (self.path / "HEAD").exists():
+            self._write_attributes(self.path)
             return
         fresh = self._folder / f"mirror-{uuid.uuid4().hex}.tmp"
         for leftover in self._folder.glob("mirror-*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
         shutil.rmtree(self.path, ignore_errors=True)
         await self._git.run("init", "--bare", "--quiet", "--template=", "--", str(fresh), keep_open=[fd])
+        self._write_attributes(fresh)
         fresh.rename(self.path)
+
+    @staticmethod
+    def _write_attributes(mirror: Path) -> None:
+        """Say what wins over any ``.gitattributes``."""
+        file = mirror / "info" / "attributes"
+        if not file.exists():  # a mirror of an earlier release has none
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(_ATTRIBUTES)
 
     async def _fetch(self, remote: GitRemote, fd: int) -> None:
         command = [

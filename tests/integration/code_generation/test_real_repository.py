@@ -68,12 +68,12 @@ class Bench:
     async def add(self) -> None:
         await self.projects.add(Project(id="p", repository=str(self.repository)), replace=True)
 
-    async def run(self, model: Any) -> Any:
+    async def run(self, model: Any, **settings: Any) -> Any:
         async def open_model(_: str) -> Any:
             return model
 
         handler = CodeGenerationHandler(
-            settings=Settings(_env_file=None, model="scripted", data_dir=self.data_dir),
+            settings=Settings(_env_file=None, model="scripted", data_dir=self.data_dir, **settings),
             projects=self.projects,
             workspaces=Workspaces(data_dir=self.data_dir, commits=self.commits),
             open_model=open_model,
@@ -137,6 +137,53 @@ async def test_a_refusal_and_no_change_leave_no_branch_either(bench: Bench) -> N
     assert bench.branches() == []
 
 
+async def test_the_result_tells_what_is_in_the_commit(bench: Bench) -> None:
+    repository = bench.repository
+    (repository / "old.txt").write_text("gone\n")
+    (repository / "run.sh").write_bytes(b"#!/bin/sh\r\nexit 0")
+    (repository / "run.sh").chmod(0o755)
+    for command in (("add", "-A"), ("commit", "-q", "-m", "More")):
+        identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
+        subprocess.run(["git", "-C", str(repository), *identity, *command], check=True)
+    wanted = [
+        ("edit", {"edits": [{"path": "run.sh", "search": "exit 0", "replace": "exit 1"}]}),
+        ("edit", {"edits": [{"path": "new/mul.py", "search": "", "replace": "def mul(a, b):\n    return a * b\n"}]}),
+        ("delete_file", {"path": "old.txt"}),
+        ("rename_file", {"path": "calc.py", "to": "adding.py"}),
+    ]
+    made = [ToolCall(id=str(at), name=name, arguments=json.dumps(what)) for at, (name, what) in enumerate(wanted)]
+    result = await bench.run(
+        ScriptedModel([ModelAnswer(tool_calls=tuple(made)), FINISH]),
+        commit_author="Robot <robot@example.org>",
+        commit_trailers={"Reviewed-By": "nobody"},
+    )
+    assert [(file.path, file.status, file.lines_added, file.lines_removed) for file in result.files] == [
+        ("adding.py", "added", 2, 0),
+        ("calc.py", "deleted", 0, 2),
+        ("new/mul.py", "added", 2, 0),
+        ("old.txt", "deleted", 0, 1),
+        ("run.sh", "modified", 1, 1),
+    ]
+    mirror = next(path.parent for path in (bench.data_dir / "projects").rglob("HEAD"))
+
+    def git(*arguments: str) -> bytes:
+        return subprocess.run(["git", "--git-dir", str(mirror), *arguments], capture_output=True, check=True).stdout
+
+    assert git("rev-parse", f"refs/heads/{result.branch}", f"{result.commit}^").decode().split() == [
+        result.commit,
+        result.base,
+    ]
+    assert git("show", "-s", "--format=%an <%ae> %cn <%ce>", result.commit).decode().strip() == (
+        "Robot <robot@example.org> Robot <robot@example.org>"
+    )
+    message = git("show", "-s", "--format=%B", result.commit).decode().strip().splitlines()
+    assert message[0] == "Mend add in calc.py"
+    assert message[-3:] == ["Reviewed-By: nobody", "Task: t1", "Model: scripted"]
+    assert git("cat-file", "blob", f"{result.commit}:run.sh") == b"#!/bin/sh\r\nexit 1"
+    assert git("ls-tree", result.commit, "run.sh").startswith(b"100755")
+    assert result.diff == git("diff", "--no-renames", "--binary", "--full-index", result.base, result.commit).decode()
+
+
 PROGRAM = """
 import asyncio, sys
 from pathlib import Path
@@ -182,6 +229,7 @@ async def test_the_job_of_a_killed_worker_goes_on_without_paying_again(
         (".gitattributes", "* filter=evil diff=evil merge=evil\n"),
         (".gitmodules", '[submodule "x"]\n\tpath = x\n\turl = ext::sh -c "touch hacked"\n'),
         (".gitignore", "*\n"),
+        (".gitattributes", "* working-tree-encoding=UTF-16\n"),
     ],
 )
 async def test_files_that_steer_git_run_nothing(bench: Bench, tmp_path: Path, path: str, text: str) -> None:

@@ -219,6 +219,39 @@ async def test_links_are_kept_as_links_and_never_followed(tmp_path: Path, bench:
     assert (outside / "secret.txt").exists()
 
 
+@pytest.mark.parametrize("encoding", ["UTF-16", "what"])
+async def test_an_encoding_that_the_repository_asks_for_fails_no_commit(bench: Bench, encoding: str) -> None:
+    bench.repository.commit({"old.txt": "old\n"})
+    # Only this file is added: the person's own git would choke on the others.
+    (bench.repository.clone / ".gitattributes").write_text(f"*.txt working-tree-encoding={encoding}\n")
+    for command in (
+        ("add", ".gitattributes"),
+        ("commit", "--quiet", "--message", "Encode"),
+        ("push", "-q", "origin", "main"),
+    ):
+        git(bench.repository.clone, *command)
+    async with bench.workspaces.checkout(bench.project) as workspace:
+        assert (workspace.path / "old.txt").read_bytes() == b"old\n", "as git stores it"
+        (workspace.path / "old.txt").write_text("gr\u00fcn\n", encoding="utf-8")
+        (workspace.path / "new.txt").write_text("new\n")
+        commit = await workspace.commit_all(
+            branch="corral/t1", message="Change", author="Bot <bot@example.org>", trailers={}
+        )
+    mirror = bench.workspaces.mirror(bench.project)
+    assert await mirror.read_file(commit, "old.txt", max_bytes=100) == "gr\u00fcn\n"
+    assert await mirror.read_file(commit, "new.txt", max_bytes=100) == "new\n"
+
+
+async def test_a_mirror_of_an_earlier_release_gets_the_attributes_too(bench: Bench) -> None:
+    await bench.workspaces.resolve(bench.project)
+    attributes = bench.workspaces.mirror(bench.project).path / "info" / "attributes"
+    wanted = attributes.read_text()
+    attributes.unlink()
+    bench.repository.commit({"a.txt": "1\n"})
+    await bench.workspaces.resolve(bench.project)
+    assert attributes.read_text() == wanted
+
+
 async def test_folders_that_can_not_be_entered_are_removed_too(bench: Bench) -> None:
     async with bench.workspaces.checkout(bench.project) as workspace:
         shut = workspace.path / "shut"

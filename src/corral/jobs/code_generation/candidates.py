@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from corral.jobs.code_generation.changes import Version
+from corral.jobs.code_generation.examples import most_agreed
 from corral.jobs.code_generation.report_text import describe, failing, passing
 from corral.jobs.code_generation.result import AppliedEdit, EndReason
 from corral.jobs.code_generation.session import Session
@@ -29,6 +30,8 @@ class Candidate:
     files: dict[str, Version | None]
     edits: tuple[AppliedEdit, ...]
     report: TestReport | None
+    examples: frozenset[int] | None = None
+    """Which examples hold, where these had to judge."""
     summary: str
     score: tuple[bool, int, int]
     """Whether all is well; how little it broke that had passed; how many tests pass."""
@@ -46,6 +49,8 @@ class Candidates:
         self._session = session
         self._before = before
         self._best: Candidate | None = None
+        self._alike: list[Candidate] = []
+        """Those that the tests have nothing against; the examples tell them apart."""
 
     async def judge(self, *, stage: str, summary: str = "") -> Candidate:
         """Run the tests on the worktree as it is, and keep it when it is the best."""
@@ -66,6 +71,19 @@ class Candidates:
         if self._best is None or candidate.score > self._best.score:
             self._best = candidate
         return candidate
+
+    def weigh(self, candidate: Candidate, examples: frozenset[int]) -> None:
+        """Say which examples hold with a candidate that the tests have nothing against.
+
+        Among those that were weighed, agreement decides.
+        """
+        self._alike.append(replace(candidate, examples=examples))
+        self._best = self._alike[most_agreed([one.examples or frozenset() for one in self._alike])]
+
+    @property
+    def best(self) -> Candidate | None:
+        """The one that is kept as it looks now."""
+        return self._best
 
     def conclude(self, ended: EndReason | None, summary: str = "") -> Outcome:
         """Put the best candidate's files in place.
@@ -92,11 +110,17 @@ class Candidates:
             ended = None  # what cut the work short no longer matters
         return Outcome(
             ended=ended or (judged if best.passed else EndReason.TESTS_FAIL),
-            summary=best.summary,
+            summary=best.summary + self._told_of_examples(best),
             tests_before=self._before,
             tests_after=best.report,
             partial=ended is not None,
         )
+
+    def _told_of_examples(self, candidate: Candidate) -> str:
+        count = self._session.account.examples
+        if candidate.examples is None or count is None:
+            return ""
+        return f" Examples that the model wrote from the task: {count.holding} of {count.written} hold."
 
 
 def _summary(edits: list[AppliedEdit], report: TestReport | None) -> str:

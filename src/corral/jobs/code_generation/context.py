@@ -114,16 +114,9 @@ def instructions_of(worktree: Worktree, *, limit: int) -> str:
     return told if len(told) <= limit else told[:limit] + "…"
 
 
-def related_code(hits: Sequence[SearchHitLike], *, limit: int) -> str:
-    """What the code index has for the task, best first, as long as whole pieces fit into ``limit`` characters."""
-    shown: list[str] = []
-    for hit in hits:
-        piece = f"[{hit.path}:{hit.start_line}-{hit.end_line}]\n{hit.text.rstrip()}"
-        limit -= len(piece) + 2
-        if limit < 0:
-            break
-        shown.append(piece)
-    return "\n\n".join(shown)
+def related_code(hits: Sequence[SearchHitLike]) -> str:
+    """What the code index has for the task, each piece with its place."""
+    return "\n\n".join(f"[{hit.path}:{hit.start_line}-{hit.end_line}]\n{hit.text.rstrip()}" for hit in hits)
 
 
 def text_of(worktree: Worktree, path: str) -> str | None:

@@ -1,14 +1,16 @@
 """Putting new Python definitions where they belong: what a small model writes is a function, not a patch.
 
 A definition whose name the file has replaces that one (decorators and the comments above it stay with it unless the new
-one brings its own); a new one goes to the end, before a ``if __name__ == "__main__"`` block. Imports are added to the
+one brings its own); of a class, methods that the new version does not speak of stay, and so does whatever it only hints
+at by ``...``; a new definition goes to the end, before a ``if __name__ == "__main__"`` block. Imports are added to the
 imports. A definition that the file imports from elsewhere is a copy of what the model was shown, and is dropped.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from corral.jobs.code_generation.source_text import split_lines
@@ -60,8 +62,52 @@ def defined_names(source: str) -> set[str]:
         return set()
 
 
-def merge_definitions(source: str, answer: str) -> Merged:
+def defined_classes(source: str) -> set[str]:
+    """Names of a file's classes; none when it can't be parsed."""
+    try:
+        return {node.name for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    except (SyntaxError, ValueError):
+        return set()
+
+
+def outline(source: str, task: str) -> str:
+    """The file without the bodies of functions that a task does not name: their heads and first strings stay.
+
+    Args:
+        source: Python; text that can't be parsed comes back as it is.
+        task: A function, or a class with all that is in it, is kept whole when this has its name as a word.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return source
+    words = set(re.findall(r"\w+", task))
+    lines = list(split_lines(source))
+    for node in sorted(_unnamed(tree.body, words), key=lambda one: one.lineno, reverse=True):
+        has_string = ast.get_docstring(node, clean=False) is not None
+        left_out = node.body[1:] if has_string else node.body
+        first, last = left_out[0].lineno if left_out else 0, node.end_lineno or 0
+        if left_out and first > node.body[0].lineno - (not has_string) and first > node.lineno:
+            lines[first - 1 : last] = [" " * left_out[0].col_offset + "..."]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _unnamed(body: Sequence[ast.stmt], words: set[str]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in body:
+        if isinstance(node, _Definition) and node.name not in words:
+            if isinstance(node, ast.ClassDef):
+                yield from _unnamed(node.body, words)
+            else:
+                yield node
+
+
+def merge_definitions(source: str, answer: str, *, gone: Collection[str] = ()) -> Merged:
     """Merge the definitions and imports of ``answer`` into ``source``.
+
+    Args:
+        source: The file.
+        answer: What the model wrote.
+        gone: Methods that may be missing in the answer because they are to go.
 
     Raises:
         CannotMergeError: Either can't be parsed, or the answer defines nothing.
@@ -87,7 +133,9 @@ def merge_definitions(source: str, answer: str) -> Merged:
         if at is None:
             appended.append(text)
             added.append(node.name)
-        else:
+        elif not (_is_stub(node) and not _is_stub(at)):
+            if isinstance(at, ast.ClassDef) and isinstance(node, ast.ClassDef):
+                text = _merged_class(at, node, source, answer, gone)
             replacements.append((_first_line(at), at.end_lineno or at.lineno, text))
             replaced.append(node.name)
     for constant in constants:
@@ -137,6 +185,49 @@ def _first_line(node: _Definition) -> int:
 def _lines_of(node: ast.stmt, text: str) -> list[str]:
     first = _first_line(node) if isinstance(node, _Definition) else node.lineno
     return list(split_lines(text)[first - 1 : node.end_lineno])
+
+
+def _is_stub(node: _Definition) -> bool:
+    """Whether it stands for code that the model left out."""
+    return all(
+        isinstance(one, ast.Pass) or (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))
+        for one in node.body
+    )
+
+
+def _merged_class(old: ast.ClassDef, new: ast.ClassDef, source: str, answer: str, gone: Collection[str]) -> list[str]:
+    """The new version, or, where it leaves methods out, the old one with the new methods in it."""
+    have, given = _methods(old), _methods(new)
+    left_out = {name for name, node in given.items() if name in have and _is_stub(node) and not _is_stub(have[name])}
+    if have.keys() - gone <= given.keys() - left_out or _repeats_a_method(old) or _repeats_a_method(new):
+        return _lines_of(new, answer)
+    first = _first_line(old)
+    lines = _lines_of(old, source)
+    margin = old.body[0].col_offset
+    added: list[str] = []
+    for name, node in sorted(given.items(), key=lambda item: have[item[0]].lineno if item[0] in have else 0)[::-1]:
+        text = _shifted(_lines_of(node, answer), margin - node.col_offset)
+        if name not in have:
+            added = ["", *text, *added]
+        elif name not in left_out:
+            lines[_first_line(have[name]) - first : (have[name].end_lineno or 0) - first + 1] = text
+    return [*lines, *added]
+
+
+def _methods(node: ast.ClassDef) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
+    return {one.name: one for one in node.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def _repeats_a_method(node: ast.ClassDef) -> bool:
+    """A property and its setter, overloads: names don't tell them apart."""
+    return len(_methods(node)) < sum(isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) for one in node.body)
+
+
+def _shifted(lines: list[str], by: int) -> list[str]:
+    """Lines indented by so many columns more, or less."""
+    if by >= 0:
+        return [" " * by + line if line.strip() and by else line for line in lines]
+    return [line[-by:] if not line[:-by].strip() else line for line in lines]
 
 
 def _missing_imports(old: ast.Module, new: ast.Module, *, defined: set[str]) -> list[str]:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from corral.jobs.code_generation.fences import has_elision
-from corral.jobs.code_generation.matching import Missed, Placed, place
+from corral.jobs.code_generation.matching.found import Missed, Placed
+from corral.jobs.code_generation.matching.ladder import place
 from corral.jobs.code_generation.result import AppliedEdit
 from corral.jobs.code_generation.source_text import NotTextError, SourceText, split_lines
 

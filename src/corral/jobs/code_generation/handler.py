@@ -197,6 +197,7 @@ class CodeGenerationHandler:
             edits=tuple(account.edits),
             tests_before=outcome.tests_before,
             tests_after=outcome.tests_after,
+            examples=account.examples if commit is not None else None,
             model=model.name,
             models_failed=account.models_failed,
             tokens=TokenCount(

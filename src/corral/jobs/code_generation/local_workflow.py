@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from corral.adapters.llm.port import Finish, Message, ModelAnswer, ModelRequest, Role
 from corral.errors import LlmFailed
-from corral.jobs.code_generation.candidates import Candidates, Outcome
+from corral.jobs.code_generation.candidates import Candidate, Candidates, Outcome
 from corral.jobs.code_generation.context import (
     instructions_of,
     is_test,
@@ -27,9 +27,11 @@ from corral.jobs.code_generation.definitions import (
     CannotMergeError,
     defined_names,
     merge_definitions,
+    outline,
     without_definitions,
     without_imports,
 )
+from corral.jobs.code_generation.example_judge import ExampleJudge
 from corral.jobs.code_generation.fences import blocks_of, code_of, has_elision
 from corral.jobs.code_generation.report_text import failing, failure_digest
 from corral.jobs.code_generation.result import AppliedEdit, EndReason
@@ -39,7 +41,7 @@ from corral.jobs.code_generation.worktree import PathRefusedError
 from corral.jobs.test_execution.report import TestReport
 
 _ANSWER_TOKENS = 1024
-_LATER_TEMPERATURE = 0.6
+_LATER_TEMPERATURE = 0.8
 _MOST_RELATED = 3
 _TAKES_AWAY = re.compile(r"\b(rename|remove|delete|drop|move)s?\b", re.IGNORECASE)
 _SYSTEM = "You are an expert programmer who changes an existing code base. "
@@ -69,6 +71,7 @@ class LocalWorkflow:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._before: TestReport | None = None
+        self._examples: ExampleJudge | None = None
         self._judged: set[str] = set()
         """Changes that the tests have spoken about: a small model often gives one answer twice."""
 
@@ -78,6 +81,7 @@ class LocalWorkflow:
         await session.progress(5, "tests before the change")
         self._before = await session.run_tests(stage="before")
         candidates = Candidates(session, self._before)
+        self._examples = ExampleJudge(session, candidates, self._before)
         await session.progress(15, "looking")
         target = await self._choose()
         ended: EndReason | None = None
@@ -113,9 +117,10 @@ class LocalWorkflow:
         session.account.edits = []
         original = self._source(target)
         by_definition = target.endswith(".py")
+        outlined = number % 2 == 0
         request = ModelRequest(
             system=self._system(target, number) if by_definition else _SYSTEM_WHOLE_FILE,
-            messages=(Message(role=Role.USER, text=self._question(target, original)),),
+            messages=(Message(role=Role.USER, text=self._question(target, original, outlined=outlined)),),
             max_tokens=_ANSWER_TOKENS if by_definition else _ANSWER_TOKENS + tokens_of(original.text),
             # The first is the most likely answer; the others differ from it and, by their seed, from each other.
             temperature=0.0 if number == 1 else _LATER_TEMPERATURE,
@@ -132,7 +137,12 @@ class LocalWorkflow:
                 return True
             if repair < session.task.max_repairs:
                 session.account.repairs += 1
-                request = self._repair_request(request, answer, complaint)
+                if 0 < repair == session.task.max_repairs - 1:
+                    # It stands by its mistake: let it begin anew, without what may have misled it.
+                    text = self._question(target, original, outlined=not outlined)
+                    request = request.model_copy(update={"messages": (Message(role=Role.USER, text=text),)})
+                else:
+                    request = self._repair_request(request, answer, complaint)
         return False
 
     async def _ask(self, request: ModelRequest, stage: str) -> ModelAnswer:
@@ -172,10 +182,15 @@ class LocalWorkflow:
         if digest in self._judged:
             return "This is the code that failed before. Think again about what the task asks for; write other code."
         self._judged.add(digest)
-        candidate = await candidates.judge(stage=stage)
-        if candidate.passed or candidate.report is None:
+        return await self._verdict(await candidates.judge(stage=stage), target, original, stage)
+
+    async def _verdict(self, candidate: Candidate, target: str, original: SourceText, stage: str) -> str | None:
+        """What the tests, and where they say nothing of the change the examples, have against a candidate."""
+        if candidate.report is not None and not candidate.passed:
+            return f"The tests fail with your code:\n\n{failure_digest(candidate.report)}"
+        if self._examples is None or not self._examples.is_needed(target):
             return None
-        return f"The tests fail with your code:\n\n{failure_digest(candidate.report)}"
+        return await self._examples.complaint(candidate, target=target, source=original.text, stage=stage)
 
     def _apply(self, target: str, original: SourceText, answer: ModelAnswer) -> list[AppliedEdit]:
         code = code_of(answer.text)
@@ -198,9 +213,12 @@ class LocalWorkflow:
 
     def _gone(self, source: str, code: str) -> set[str]:
         """What the task names, has taken away, and the model's version no longer has: a new name stands for it."""
-        if not code or not _TAKES_AWAY.search(self._session.task.prompt):
-            return set()
-        return defined_names(source) & set(mentioned_names(self._session.task.prompt)) - defined_names(code)
+        return defined_names(source) & self._taken_away() - defined_names(code) if code else set()
+
+    def _taken_away(self) -> set[str]:
+        """The names of a task that renames or removes something."""
+        prompt = self._session.task.prompt
+        return set(mentioned_names(prompt)) if _TAKES_AWAY.search(prompt) else set()
 
     def _parts(self, target: str, answer: str) -> dict[str, str]:
         """The answer's code by file; blocks that name no file that may be changed are the target's."""
@@ -213,7 +231,7 @@ class LocalWorkflow:
     def _merge(self, path: str, text: str, code: str) -> list[AppliedEdit]:
         source = self._source(path)
         created = self._session.files.read(path) is None
-        merged = merge_definitions(text, code)
+        merged = merge_definitions(text, code, gone=self._taken_away())
         lines = split_lines(merged.text)
         self._session.files.write(path, source.with_lines(lines).encode())
         return [
@@ -227,11 +245,21 @@ class LocalWorkflow:
         data = self._session.files.read(target)
         return SourceText.decode(data) if data is not None else SourceText((), ())
 
-    def _question(self, target: str, original: SourceText) -> str:
+    def _question(self, target: str, original: SourceText, *, outlined: bool) -> str:
+        """Ask for the change.
+
+        Args:
+            target: The file to change.
+            original: That file.
+            outlined: Leave the bodies out that the task does not name: a small model takes what it sees there, a
+                formula, say, for a hint.
+        """
         session = self._session
         language = "python" if target.endswith(".py") else ""
-        parts = [f"File `{target}`:\n```{language}\n{original.text}```"]
-        room = 5000 - tokens_of(original.text)
+        shown = outline(original.text, session.task.prompt) if outlined and language else original.text
+        note = " (`...` stands for code that is left out here)" if shown != original.text else ""
+        parts = [f"File `{target}`{note}:\n```{language}\n{shown}```"]
+        room = 5000 - tokens_of(shown)
         names = mentioned_names(session.task.prompt)
         for path, text in relevant_tests(session.worktree, names, failing(self._before), exclude=target):
             if tokens_of(text) <= room:
@@ -244,6 +272,8 @@ class LocalWorkflow:
         notes = instructions_of(session.worktree, limit=1200)
         if notes and tokens_of(notes) <= room:
             parts.append(f"Notes of the project:\n{notes}")
+        if self._examples is not None and self._examples.for_the_question:
+            parts.append(self._examples.for_the_question)
         what = "Write the code that is to be added to" if target.endswith(".py") else "Write the new content of"
         parts.append(f"Task: {session.task.prompt.strip()}\n\n{what} `{target}`.")
         return "\n\n".join(parts)
@@ -301,7 +331,7 @@ def _line_of(name: str, lines: tuple[str, ...]) -> int | None:
 def _shorten(request: ModelRequest) -> ModelRequest | None:
     """The same question without its last quoted file, or None when only the target is left."""
     first = request.messages[0]
-    blocks = re.split(r"\n\n(?=File `|Notes of the project:|Task: )", first.text)
+    blocks = re.split(r"\n\n(?=File `|Notes of the project:|Examples of what|Task: )", first.text)
     for index in range(len(blocks) - 1, 0, -1):
         if not blocks[index].startswith("Task: "):
             text = "\n\n".join(blocks[:index] + blocks[index + 1 :])

@@ -91,8 +91,9 @@ class RunsTests(Protocol):
         setup_command: str | None = None,
         timeout: timedelta,
         project_id: str,
+        files: Sequence[str] = (),
     ) -> TestReport:
-        """Run ``command`` at the root of ``worktree``."""
+        """Run ``command`` at the root of ``worktree``, limited to ``files`` where its runner is known."""
         ...
 
 
@@ -118,6 +119,14 @@ class CodeSearchLike(Protocol):
 
     async def search(self, project_id: str, query: str, *, limit: int = 10) -> Sequence[SearchHitLike]:
         """The best places, best first.
+
+        Raises:
+            SearchFailed: There is no index, or it can't be asked.
+        """
+        ...
+
+    async def context(self, project_id: str, query: str, *, max_tokens: int) -> Sequence[SearchHitLike]:
+        """As many of the best places as fit into a budget of tokens, best first; the last one may be cut short.
 
         Raises:
             SearchFailed: There is no index, or it can't be asked.

@@ -59,6 +59,15 @@ class AppliedEdit(WireModel):
     """Where it was found, from 1."""
 
 
+class ExampleCount(WireModel):
+    """Examples of what has to hold, written by the model from the task alone, where no test speaks of the change."""
+
+    written: int
+    """Those that did not hold before the change."""
+    holding: int
+    """Of these: with the change. The model may have written some of them wrong."""
+
+
 class Step(WireModel):
     """One thing that was done, in order."""
 
@@ -99,6 +108,8 @@ class CodeGenerationResult(WireModel):
     edits: tuple[AppliedEdit, ...] = ()
     tests_before: TestReport | None = None
     tests_after: TestReport | None = None
+    examples: ExampleCount | None = None
+    """None where the tests judged the change, or nothing was left to choose from."""
     model: str
     """The model that did it; the last one when models fell back."""
     models_failed: dict[str, str] = Field(default_factory=dict)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -19,12 +20,13 @@ from corral.adapters.llm.port import LanguageModel, ModelAnswer, ModelRequest, U
 from corral.adapters.llm.request_hash import request_hash
 from corral.errors import ConfigurationError, LlmFailed, SearchFailed, Unrecoverable
 from corral.jobs.code_generation.changes import Changes
+from corral.jobs.code_generation.examples import Examples
 from corral.jobs.code_generation.journal import Journal
 from corral.jobs.code_generation.log_stream import LogStream
-from corral.jobs.code_generation.parts import CodeSearchLike, OpenModel, RunsTests
+from corral.jobs.code_generation.parts import CodeSearchLike, OpenModel, RunsTests, SearchHitLike
 from corral.jobs.code_generation.payload import CodeGeneration
 from corral.jobs.code_generation.report_text import describe
-from corral.jobs.code_generation.result import AppliedEdit, Step
+from corral.jobs.code_generation.result import AppliedEdit, ExampleCount, Step
 from corral.jobs.code_generation.tree_copy import copy_of
 from corral.jobs.code_generation.worktree import Worktree
 from corral.jobs.test_execution.report import TestReport
@@ -34,6 +36,9 @@ _LASTING = frozenset({"quota_exceeded", "authentication", "model_not_found", "re
 """Failures of one model that another may not have, and that waiting does not mend."""
 _NOTHING_RAN = frozenset({"no_tests_collected", "tests_not_run"})
 """Reasons of a test run that never reached a test case."""
+_RUNS_EXAMPLES = "python3 -m unittest"
+"""Where the project has no test command."""
+_LONGEST_EXAMPLES = timedelta(minutes=2)
 _CHARACTERS_PER_TOKEN = 3.2
 """Of code, on the safe side, for models whose tokenizer isn't at hand."""
 
@@ -71,6 +76,7 @@ class Account:
     usage: Usage = field(default_factory=Usage)
     requests: int = 0
     cache_hits: int = 0
+    examples: ExampleCount | None = None
     repairs: int = 0
     candidates: int = 1
     models_failed: dict[str, str] = field(default_factory=dict)
@@ -220,14 +226,23 @@ class Session:
     # --- the code index
 
     async def find_code(self, query: str, *, limit: int) -> list[CodeHit]:
-        """What the code index has; nothing when there is none."""
+        """The best places for a question; nothing when there is no index."""
         if self._search is None:
             return []
-        search = self._search
+        ask = partial(self._search.search, self.task.project_id, query, limit=limit)
+        return await self._look(f"{query}\n{limit}", ask)
 
+    async def context(self, query: str, *, max_tokens: int) -> list[CodeHit]:
+        """What of the index belongs to a task, within a budget of tokens; nothing when there is no index."""
+        if self._search is None:
+            return []
+        ask = partial(self._search.context, self.task.project_id, query, max_tokens=max_tokens)
+        return await self._look(f"{query}\ncontext {max_tokens}", ask)
+
+    async def _look(self, question: str, ask: Callable[[], Awaitable[Sequence[SearchHitLike]]]) -> list[CodeHit]:
         async def look() -> str:
             try:
-                hits = await search.search(self.task.project_id, query, limit=limit)
+                hits = await ask()
             except SearchFailed as error:
                 await self.job.log(f"code search: {error}")
                 return "[]"
@@ -235,7 +250,7 @@ class Session:
                 [[hit.path, hit.start_line, hit.end_line, hit.symbol, round(hit.score, 4), hit.text] for hit in hits]
             )
 
-        told, _ = await self.journal.step("search", f"{query}\n{limit}", look)
+        told, _ = await self.journal.step("search", question, look)
         return [
             CodeHit(path=path, start_line=start, end_line=end, symbol=symbol, score=score, text=text)
             for path, start, end, symbol, score, text in json.loads(told)
@@ -247,34 +262,59 @@ class Session:
         """What the tests say now; None without a test command."""
         if self._tests is None or self.test_command is None:
             return None
-        tests, command = self._tests, self.test_command
         started = time.monotonic()
-
-        async def run() -> str:
-            async with copy_of(self.worktree.root) as copy:
-                try:
-                    report = await tests.run(
-                        copy,
-                        command=command,
-                        commit=self.base,
-                        setup_command=self._setup_command,
-                        timeout=self._test_timeout,
-                        project_id=self.task.project_id,
-                    )
-                except Unrecoverable as error:
-                    if error.reason not in _NOTHING_RAN:
-                        raise
-                    # The model may mend it: a change can break the import that all tests need, or add the first test.
-                    report = TestReport(
-                        passed=False, runner="command", command=command, commit=self.base, output_tail=str(error)
-                    )
-            return report.model_dump_json(by_alias=True)
-
-        told, _ = await self.journal.step("tests", f"{command}\n{self.files.digest()}", run)
+        run = partial(self._run, self._tests, self.test_command, timeout=self._test_timeout)
+        told, _ = await self.journal.step("tests", f"{self.test_command}\n{self.files.digest()}", run)
         report = TestReport.model_validate_json(told)
         self.note("check", f"{stage}: {describe(report)}", started)
         await self.job.log(f"tests ({stage}): {describe(report)}")
         return report
+
+    @property
+    def can_run_examples(self) -> bool:
+        """Whether there is a sandbox for them."""
+        return self._tests is not None
+
+    async def run_examples(self, examples: Examples, *, stage: str) -> TestReport:
+        """What the examples say now, by the project's own runner where it has one."""
+        if self._tests is None:
+            raise ConfigurationError("examples need the sandbox of test-execution jobs")
+        started = time.monotonic()
+        command = self.test_command or _RUNS_EXAMPLES
+        timeout = min(self._test_timeout, _LONGEST_EXAMPLES)
+        run = partial(self._run, self._tests, command, timeout=timeout, examples=examples)
+        told, _ = await self.journal.step("examples", f"{command}\n{examples.text}\n{self.files.digest()}", run)
+        report = TestReport.model_validate_json(told)
+        said = f"{len(examples.holding(report))} of {len(examples.statements)} examples hold"
+        self.note("check", f"{stage}: {said}", started)
+        await self.job.log(f"examples ({stage}): {said}")
+        return report
+
+    async def _run(
+        self, tests: RunsTests, command: str, *, timeout: timedelta, examples: Examples | None = None
+    ) -> str:
+        async with copy_of(self.worktree.root) as copy:
+            if examples is not None:
+                # By the guarded way: a folder of the repository may be a link.
+                Worktree(copy).write(examples.path, examples.text.encode())
+            try:
+                report = await tests.run(
+                    copy,
+                    command=command,
+                    commit=self.base,
+                    setup_command=self._setup_command,
+                    timeout=timeout,
+                    project_id=self.task.project_id,
+                    files=() if examples is None else (examples.path,),
+                )
+            except Unrecoverable as error:
+                if error.reason not in _NOTHING_RAN:
+                    raise
+                # The model may mend it: a change can break the import that all tests need, or add the first test.
+                report = TestReport(
+                    passed=False, runner="command", command=command, commit=self.base, output_tail=str(error)
+                )
+        return report.model_dump_json(by_alias=True)
 
 
 def tokens_of(text: str) -> int:

@@ -78,8 +78,7 @@ def test_tokens_are_not_underestimated() -> None:
     assert tokens_of("x" * 3200) >= 1000
 
 
-def test_related_code_is_whole_pieces_until_the_limit() -> None:
-    hits = [CodeHit(path=f"{n}.py", start_line=1, end_line=2, symbol="", score=1.0, text="x" * 50) for n in range(3)]
-    assert related_code(hits, limit=140) == "\n\n".join(f"[{n}.py:1-2]\n{'x' * 50}" for n in range(2))
-    assert related_code(hits, limit=20) == ""
-    assert related_code([], limit=100) == ""
+def test_related_code_comes_with_its_places() -> None:
+    hits = [CodeHit(path=f"{n}.py", start_line=1, end_line=2, symbol="", score=1.0, text="x\n") for n in range(2)]
+    assert related_code(hits) == "[0.py:1-2]\nx\n\n[1.py:1-2]\nx"
+    assert related_code([]) == ""

@@ -7,6 +7,7 @@ import pytest
 from corral.jobs.code_generation.definitions import (
     CannotMergeError,
     merge_definitions,
+    outline,
     without_definitions,
     without_imports,
 )
@@ -100,3 +101,96 @@ def test_definitions_and_imports_are_taken_away_by_name() -> None:
     source = "from m import a, b\nfrom m import a\n\n\n@d\ndef a():\n    pass\n\n\ndef c():\n    pass\n"
     assert without_definitions(source, {"a"}) == "from m import a, b\nfrom m import a\n\n\ndef c():\n    pass\n"
     assert without_imports(source, {"a"}).startswith("from m import b\n\n\n@d\ndef a")
+
+
+STACK = '''class Stack:
+    """A pile."""
+
+    kind = "pile"
+
+    def __init__(self):
+        self.items = []
+
+    def push(self, item):
+        self.items.append(item)
+'''
+
+
+def test_methods_that_a_class_in_the_answer_does_not_speak_of_stay() -> None:
+    answer = (
+        "class Stack:\n  def pop(self):\n    return self.items.pop()\n\n"
+        "  def push(self, item):\n    self.items += [item]\n"
+    )
+    merged = merge_definitions(STACK + "\n\nend = 1\n", answer)
+    assert merged.text == (
+        STACK.replace("    self.items.append(item)", "  self.items += [item]")
+        + "\n    def pop(self):\n      return self.items.pop()\n\n\nend = 1\n"
+    )
+    assert merged.replaced == ("Stack",)
+
+
+def test_what_the_answer_only_hints_at_stays() -> None:
+    hinted = STACK.replace("self.items = []", "...").replace("self.items.append(item)", "self.items.insert(0, item)")
+    assert merge_definitions(STACK, hinted).text == STACK.replace("append(item)", "insert(0, item)")
+    function = "def f():\n    return 1\n\n\ndef g():\n    return 2\n"
+    merged = merge_definitions(function, 'def f():\n    """One."""\n    ...\n\n\ndef g():\n    return 3\n')
+    assert merged.text == function.replace("2", "3")
+
+
+def test_a_method_that_is_to_go_goes_and_a_class_with_all_methods_is_taken_whole() -> None:
+    without = "class Stack:\n    def __init__(self):\n        self.items = []\n"
+    assert "def push" not in merge_definitions(STACK, without, gone={"push"}).text
+    whole = STACK.replace('    kind = "pile"\n\n', "")
+    assert merge_definitions(STACK, whole).text == whole
+
+
+def test_a_property_and_its_setter_are_no_versions_of_each_other() -> None:
+    both = (
+        "class A:\n    @property\n    def x(self):\n        return 1\n\n    @x.setter\n    def x(self, value):\n"
+        "        pass\n"
+    )
+    answer = both.replace("return 1", "return 2")
+    assert merge_definitions(both + "\n    def y(self):\n        return 3\n", answer).text == answer
+
+
+OUTLINED = '''import re
+
+
+@cache
+def named(text):
+    """Kept whole."""
+    return re.sub("a", "b", text)
+
+
+def other(text):
+    """What it does."""
+    text += 1
+    return text
+
+
+def bare(text): return text
+
+
+class Kept:
+    def method(self):
+        return 1
+
+
+class Shop:
+    size = 3
+
+    def named(self):
+        return 1
+
+    async def other(self):
+        for one in self:
+            yield one
+'''
+
+
+def test_an_outline_keeps_what_the_task_names() -> None:
+    told = outline(OUTLINED, "Let named() of Kept be quick")
+    assert told == OUTLINED.replace("    text += 1\n    return text\n", "    ...\n").replace(
+        "        for one in self:\n            yield one\n", "        ...\n"
+    )
+    assert outline("def broken(:\n", "x") == "def broken(:\n"

@@ -5,36 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.jobs.code_generation.stage import EDIT, FINISH, Stage, calls, scripted
+from tests.unit.jobs.code_generation.stage import EDIT, FINISH, ListRedis, Stage, calls, scripted
 
 from corral.jobs.code_generation.journal import Journal
 from corral.jobs.code_generation.result import EndReason
-
-
-class ListRedis:
-    """The list commands that the journal uses, in memory."""
-
-    def __init__(self) -> None:
-        self.lists: dict[str, list[str]] = {}
-        self.expiries_s: dict[str, int] = {}
-
-    def pipeline(self, transaction: bool = True) -> Any:  # noqa: FBT001, FBT002 - redis-py's own signature
-        raise AssertionError("the journal needs no pipeline")
-
-    async def execute_command(self, name: Any, key: Any, *rest: Any) -> Any:
-        if name == "LRANGE":
-            return list(self.lists.get(key, []))
-        if name == "RPUSH":
-            self.lists.setdefault(key, []).append(rest[0])
-        elif name == "LTRIM":
-            self.lists[key] = self.lists[key][rest[0] : rest[1] + 1]
-        elif name == "EXPIRE":
-            self.expiries_s[key] = rest[0]
-        elif name == "DEL":
-            self.lists.pop(key, None)
-        else:
-            raise AssertionError(name)
-        return None
 
 
 def counting(answers: Any) -> Any:

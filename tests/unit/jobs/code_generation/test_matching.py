@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corral.jobs.code_generation.matching import How, Missed, Placed, place
+from corral.jobs.code_generation.matching.found import How, Missed, Placed
+from corral.jobs.code_generation.matching.ladder import place
 
 FILE = """\
 import os
