@@ -19,12 +19,19 @@ from codebase_index.indexer.pipeline import build_index  # noqa: E402
 from codebase_index.service import search_backend, search_payload  # noqa: E402
 from codebase_index.storage.db import Database  # noqa: E402
 
+
+def cpu_s() -> float:
+    """Of this process and of its children that have ended: it parses in a pool of them."""
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in spent)
+
+
 root, place = Path(request["root"]), Path(request["cache"]) / "index.sqlite"
 config = load(root)
-began, cpu = time.perf_counter(), time.process_time()
+began, cpu = time.perf_counter(), cpu_s()
 with Database(place) as database:
     build_index(config, database, root=root)
-built, built_cpu = time.perf_counter() - began, time.process_time() - cpu
+built, built_cpu = time.perf_counter() - began, cpu_s() - cpu
 backend = search_backend(config, warn=lambda _: None)
 answers, times, cpu_times = [], [], []
 for query in request["queries"]:

@@ -39,7 +39,7 @@ class MiniLmEmbedder:
 
     name = "all-MiniLM-L6-v2-int8"
     dimension = 384
-    fusion_weight = 0.8
+    fusion_weight = 0.75
 
     def __init__(self, model: Path, tokenizer: Path, *, threads: int = 1) -> None:
         for path in (model, tokenizer):
