@@ -1,7 +1,8 @@
 """Measure search: quality (NDCG@10 of files), speed and size, beside semble and plain keyword search, in one run.
 
     python benchmarks/search/run.py --raw UNPACKED_SOURCE_DISTRIBUTIONS --work SCRATCH \
-        [--semble-python ENV/bin/python --semble-model MODEL2VEC_FOLDER] [--part tuned|kept_back] [--json OUT]
+        [--semble-python ENV/bin/python --semble-model MODEL2VEC_FOLDER] [--codebase-index-python ENV/bin/python] \
+        [--part tuned|kept_back] [--only REPOSITORY,...] [--json OUT]
 
 Differences are judged by a paired bootstrap over the queries of a set.
 """
@@ -112,11 +113,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--semble-python", type=Path)
     parser.add_argument("--semble-model", type=Path)
+    parser.add_argument("--codebase-index-python", type=Path)
+    parser.add_argument("--only", help="of the part, only these repositories, separated by commas")
     parser.add_argument("--part", choices=["tuned", "kept_back"], default="tuned")
     parser.add_argument("--per-repository", type=int, default=150)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    names = TUNED if arguments.part == "tuned" else KEPT_BACK
+    names: tuple[str, ...] = TUNED if arguments.part == "tuned" else KEPT_BACK
+    if arguments.only:
+        names = tuple(name for name in names if name in arguments.only.split(","))
+    peers = {"semble": arguments.semble_python, "codebase-index": arguments.codebase_index_python}
     roots, queries = corpus(arguments.raw, arguments.work, names, arguments.per_repository)
     by_repository: defaultdict[str, list[Query]] = defaultdict(list)
     for query in queries:
@@ -166,24 +172,26 @@ def main() -> None:
             search.close()
         ask = keyword_engine(root)
         note("keyword", asked, [ask(query.text) for query in asked])
-        if arguments.semble_python:
+        for peer, python in peers.items():
+            if python is None:
+                continue
             request = {
                 "root": str(root),
                 "model": str(arguments.semble_model),
-                "cache": str(arguments.work / "semble-cache" / str(time.time_ns())),
+                "cache": str(arguments.work / f"{peer}-cache" / str(time.time_ns())),
                 "queries": [query.text for query in asked],
             }
             Path(request["cache"]).mkdir(parents=True)
             printed = subprocess.run(
-                [str(arguments.semble_python), str(Path(__file__).parent / "semble_engine.py")],
+                [str(python), str(Path(__file__).parent / f"{peer.replace('-', '_')}_engine.py")],
                 input=json.dumps(request), capture_output=True, text=True, check=True,
             ).stdout  # fmt: skip
             told = json.loads(printed.splitlines()[-1])
-            note("semble", asked, told["answers"])
-            times["semble, 30 hits"] += told["times"]
-            cpu_times["semble, 30 hits"] += told["cpu_times"]
-            builds["semble"][0] += told["build_s"]
-            builds["semble"][1] += told["build_cpu_s"]
+            note(peer, asked, told["answers"])
+            times[f"{peer}, 30 hits"] += told["times"]
+            cpu_times[f"{peer}, 30 hits"] += told["cpu_times"]
+            builds[peer][0] += told["build_s"]
+            builds[peer][1] += told["build_cpu_s"]
     report(scores, (times, cpu_times), builds, files, lines, size, index_size)
     if arguments.json:
         arguments.json.write_text(json.dumps({"scores": scores, "builds": builds, "times": times, "cpu": cpu_times}))

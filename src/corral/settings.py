@@ -126,6 +126,8 @@ class Settings(BaseSettings):
     """Key of the embedding service."""
     embedder_dimension: int | None = Field(default=None, ge=1)
     """Length of its vectors, where it isn't known or a shorter one is wanted."""
+    embedder_fusion_weight: float | None = Field(default=None, ge=0, le=10)
+    """How much the embedder's vectors count beside the words; none: as docs/search.md lists it for the embedder."""
     index_store: str = "local"
     """Where indexes are kept: ``local``, in ``data_dir``; or ``s3://BUCKET/PREFIX``, for workers on several machines
     (keys and region by ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, or the machine's role)."""

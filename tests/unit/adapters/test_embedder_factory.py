@@ -9,6 +9,8 @@ from corral.adapters.embedder.factory import make_embedder
 from corral.errors import ConfigurationError
 from corral.settings import Settings
 
+WEIGHT: dict[str, object] = {"embedder_fusion_weight": 1.25}
+
 
 def settings(tmp_path: Path, **values: object) -> Settings:
     return Settings.model_validate({"data_dir": tmp_path, **values})
@@ -33,6 +35,18 @@ def test_services(tmp_path: Path, values: dict[str, object], name: str) -> None:
     made = make_embedder(settings(tmp_path, embedder_api_key=SecretStr("k"), **values))
     assert made.name == name
     made.close()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"embedder": "openai:text-embedding-3-small", "embedder_api_key": SecretStr("k")}],
+)
+def test_a_measured_weight_takes_the_place_of_the_embedders_own(tmp_path: Path, values: dict[str, object]) -> None:
+    usual, measured = (make_embedder(settings(tmp_path, **values, **more)) for more in ({}, WEIGHT))
+    assert measured.fusion_weight == 1.25 != usual.fusion_weight
+    assert measured.name == usual.name, "another weight must not make indexes anew"
+    usual.close()
+    measured.close()
 
 
 @pytest.mark.parametrize(

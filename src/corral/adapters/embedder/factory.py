@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from corral.adapters.embedder.port import Embedder
 from corral.errors import ConfigurationError
 from corral.settings import Settings
+
+if TYPE_CHECKING:
+    from corral.adapters.embedder.api import ApiEmbedder
+    from corral.adapters.embedder.minilm import MiniLmEmbedder
+    from corral.adapters.embedder.static import StaticEmbedder
 
 _ADDRESSES: Final = {"openai": "https://api.openai.com/v1", "voyage": "https://api.voyageai.com/v1"}
 _DIMENSIONS: Final = {
@@ -27,6 +32,13 @@ def make_embedder(settings: Settings) -> Embedder:
         ExtraMissing: What it needs is not installed.
         ModelUnavailable: A model's file is missing.
     """
+    embedder = _made(settings)
+    if settings.embedder_fusion_weight is not None:
+        embedder.fusion_weight = settings.embedder_fusion_weight
+    return embedder
+
+
+def _made(settings: Settings) -> StaticEmbedder | MiniLmEmbedder | ApiEmbedder:
     kind, _, model = settings.embedder.partition(":")
     if kind == "static" and not model:
         from corral.adapters.embedder.static import StaticEmbedder  # noqa: PLC0415 - optional: the ``index`` extra
@@ -45,7 +57,7 @@ def make_embedder(settings: Settings) -> Embedder:
     )
 
 
-def _service(settings: Settings, kind: str, model: str) -> Embedder:
+def _service(settings: Settings, kind: str, model: str) -> ApiEmbedder:
     from corral.adapters.embedder.api import ApiEmbedder, EmbeddingService  # noqa: PLC0415 - optional: ``index``
 
     address = settings.embedder_base_url or _ADDRESSES.get(kind)
