@@ -46,6 +46,23 @@ def test_a_project_is_registered_with_its_own_branch(cli: Cli, documents: Docume
     assert cli("project", "show", project).exit_code == 3
 
 
+def test_submodules_are_named_by_projects_that_are_registered(cli: Cli, documents: Documents, repository: Path) -> None:
+    for project in ("lib", "ui"):
+        assert cli("project", "add", project, str(repository)).exit_code == 0
+    added = cli("project", "add", "shop", str(repository), "--submodule", "lib", "--submodule", "ui")
+    assert added.exit_code == 0, added.output
+    (shown,) = documents("project", "show", "shop")
+    assert shown["submodules"] == ["lib", "ui"]
+
+    unknown = cli("project", "add", "other", str(repository), "--submodule", "nowhere")
+    assert unknown.exit_code == 3
+    assert "nowhere" in unknown.stderr
+    itself = cli("project", "add", "other", str(repository), "--submodule", "other")
+    assert itself.exit_code == 2
+    assert "submodule of itself" in itself.stderr
+    assert cli("project", "show", "other").exit_code == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

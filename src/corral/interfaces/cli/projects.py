@@ -41,6 +41,15 @@ def add(
     forge_url: Annotated[str | None, typer.Option("--forge-url", help="Address of an own forge's API.")] = None,
     test_command: Annotated[str | None, typer.Option("--test-command", help="Runs the project's tests.")] = None,
     setup_command: Annotated[str | None, typer.Option("--setup-command", help="Installs its dependencies.")] = None,
+    submodule: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--submodule",
+            metavar="PROJECT",
+            help="A registered project that is indexed as this one's submodule; whoever may search this one sees it. "
+            "Repeat for several.",
+        ),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Change what is registered under this id.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -57,6 +66,7 @@ def add(
             "forge_url": forge_url,
             "test_command": test_command,
             "setup_command": setup_command,
+            "submodules": tuple(submodule or ()),
         }
         try:
             made = Project.model_validate({name: value for name, value in given.items() if value is not None})

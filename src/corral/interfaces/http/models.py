@@ -501,6 +501,10 @@ class AddProject(Inbound):
     test_command: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
     setup_command: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
     allow_workflow_changes: Bool = False
+    submodules: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=100)
+    ] = []
+    """Registered projects that are indexed as submodules of this one; whoever may search this one sees them."""
 
 
 class ProjectView(Outbound):
@@ -514,6 +518,7 @@ class ProjectView(Outbound):
     test_command: str | None
     setup_command: str | None
     allow_workflow_changes: bool
+    submodules: list[str]
     created_at: datetime
 
 

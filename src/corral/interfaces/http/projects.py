@@ -75,6 +75,11 @@ async def add_project(call: CallDep, body: models.AddProject) -> Response:
     given: Mapping[str, object] = body.model_dump(exclude_unset=True)
     if not call.principal.may_use_project(body.id):
         raise NotPermitted(f"expected a project that this token may use, got {body.id!r}")
+    for submodule in body.submodules:
+        try:
+            await _store(call).get(usable_project(call, submodule))
+        except UnknownProject:
+            raise PayloadInvalid(f"submodules: no project {submodule!r} is registered") from None
     try:
         project = Project.model_validate(given)
     except ValidationError as error:
