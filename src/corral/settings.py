@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     index_store: str = "local"
     """Where indexes are kept: ``local``, in ``data_dir``; or ``s3://BUCKET/PREFIX``, for workers on several machines
     (keys and region by ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, or the machine's role)."""
+    index_copies_mb: int = Field(default=10_000, ge=1)
+    """Most disk that this machine's copies of shared indexes take; the least recently used that nobody has open go
+    first."""
     index_memory_mb: int = Field(default=4096, ge=512)
     """Most memory of a process that builds an index; one that needs more counts as crashed."""
     index_nested: bool = False
