@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.integration.interfaces.samples import Client, ClientFactory, TokenFactory
 
+from corral.adapters.index.port import IndexName
 from corral.client import Corral
 from corral.projects import Project
 
@@ -57,3 +58,17 @@ async def test_the_openapi_document_tells_of_submodules(client: Client) -> None:
     schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
     assert schemas["AddProject"]["properties"]["submodules"]["items"]["maxLength"] == 64
     assert "submodules" in schemas["ProjectView"]["required"]
+
+
+async def test_a_project_takes_its_indexes_along(client: Client, corral: Corral) -> None:
+    await corral.parts.projects.add(_lib())
+    store = corral.parts.index_store
+    for branch in ("", "feature"):
+        name = IndexName("lib", branch)
+        with store.writer(name, identity="one", embedder="none", dimension=4) as writer:
+            writer.publish(commit="c")
+    assert store.branches("lib") == ["", "feature"]
+
+    assert (await client.delete("/v1/projects/lib")).status_code == 204
+
+    assert store.branches("lib") == []

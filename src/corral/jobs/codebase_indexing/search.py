@@ -223,6 +223,8 @@ class CodeSearch:
                 opened.users += 1
                 self._open.move_to_end(name)
                 return opened
+            if generation is None:
+                self._retire(self._open.pop(name, None))  # removed, or its branch is gone
         if generation is None:
             return None
         reader = self._store.open(name)
