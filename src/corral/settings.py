@@ -188,6 +188,9 @@ class Settings(BaseSettings):
     """The App's private key in PEM, or the path of its file."""
     github_app_workflows: bool = False
     """Ask for tokens that may change ``.github/workflows`` too; the App must have that permission."""
+    github_webhook_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """Secret of GitHub's webhook, at least 16 characters; opens ``POST /v1/hooks/github``, which indexes what is
+    pushed."""
     gitlab_token: Annotated[
         SecretStr | None,
         Field(validation_alias=AliasChoices("gitlab_token", "GITLAB_TOKEN", "CORRAL_GITLAB_TOKEN")),

@@ -109,6 +109,8 @@ class DeduplicationOption(Inbound):
     """Each further add begins ``ttlMs`` anew."""
     replace: Bool = False
     """Each further add replaces a delayed job's data (debounce)."""
+    keep_last_if_active: Bool = False
+    """While the job runs, the last further add waits, to run after it."""
 
 
 class JobOptions(Inbound):
@@ -472,6 +474,20 @@ class FlowNode(Inbound):
     """What the parent does when this job has failed for good."""
     children: Annotated[list[FlowNode], Field(max_length=100)] = []
     """They run first; the parent when all have ended."""
+
+
+class IndexingJob(Outbound):
+    """A job that a push led to, or that was there already."""
+
+    project_id: str
+    branch: str
+    job_id: str
+
+
+class IndexingJobs(Outbound):
+    """What a webhook's message led to."""
+
+    jobs: list[IndexingJob]
 
 
 class AddedFlow(AddedJob):
