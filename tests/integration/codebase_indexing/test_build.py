@@ -107,6 +107,26 @@ def test_a_repository_is_indexed_and_answers(
     assert paths(search, "   ") == []
 
 
+def test_a_hit_is_told_under_the_definition_that_was_asked_for(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    (repository / "src/duty.py").write_text(
+        "def first_duty(): pass\n\nclass Duty:\n    def collectDuty(self): pass\n\ndef last_duty(): pass\n"
+    )
+    run(source_of("commit", repository), store, embedder)
+
+    def told(query: str, **filters: frozenset[str]) -> tuple[str, str, str, int]:
+        hit = next(hit for hit in search.search_now("shop", query, filters=Filters(**filters)) if "duty" in hit.path)
+        return hit.symbol, hit.kind, hit.why.split(";")[0], hit.start_line
+
+    assert told("first_duty") == ("first_duty", "function", "defines first_duty", 1)
+    assert told("last_duty") == ("last_duty", "function", "defines last_duty", 1)
+    assert told("collectDuty") == ("Duty.collectDuty", "method", "defines Duty.collectDuty", 1)
+    assert told("duty", kinds=frozenset({"method"}))[:2] == ("Duty.collectDuty", "method")
+    assert told("duty", kinds=frozenset({"class"}))[:2] == ("Duty", "class")
+    assert told("what is a duty")[0] == "first_duty", "nothing is named: its first definition"
+
+
 def test_nothing_is_done_when_nothing_changed(
     kind: str, repository: Path, store: LocalIndexStore, embedder: StaticEmbedder
 ) -> None:

@@ -22,6 +22,7 @@ from corral.adapters.index.port import (
     StoredSymbol,
 )
 from corral.errors import SearchFailed
+from corral.jobs.codebase_indexing.naming import named_as_asked
 from corral.jobs.codebase_indexing.ranking import (
     CANDIDATES,
     WEIGHTS,
@@ -278,7 +279,7 @@ class CodeSearch:
         best = ranked.order[:limit]
         places = dict(zip(found.uids[best].tolist(), best.tolist(), strict=True))
         hits = []
-        for chunk in reader.chunks(list(places)):
+        for chunk in named_as_asked(reader, question, filters, reader.chunks(list(places))):
             index = places[chunk.uid]
             reason = why(question, chunk, held[index].tolist(), float(ranked.similarities[index]))
             hits.append(_hit(chunk, float(ranked.scores[index]), reason))
