@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -22,7 +24,7 @@ from corral.adapters.index.port import Filters, IndexName
 from corral.errors import GitFailed, SearchFailed
 from corral.jobs.codebase_indexing import source as source_module
 from corral.jobs.codebase_indexing.build import BuildOptions, BuildReport, build
-from corral.jobs.codebase_indexing.search import CodeSearch
+from corral.jobs.codebase_indexing.search import CodeSearch, Neighbourhood
 from corral.jobs.codebase_indexing.source import CommitSource, FolderSource, Source, WorktreeSource, folder_source
 
 NAME = IndexName("shop")
@@ -115,8 +117,9 @@ def test_a_hit_is_told_under_the_definition_that_was_asked_for(
     )
     run(source_of("commit", repository), store, embedder)
 
-    def told(query: str, **filters: frozenset[str]) -> tuple[str, str, str, int]:
-        hit = next(hit for hit in search.search_now("shop", query, filters=Filters(**filters)) if "duty" in hit.path)
+    def told(query: str, *, kinds: frozenset[str] = frozenset()) -> tuple[str, str, str, int]:
+        hits = search.search_now("shop", query, filters=Filters(kinds=kinds))
+        hit = next(hit for hit in hits if "duty" in hit.path)
         return hit.symbol, hit.kind, hit.why.split(";")[0], hit.start_line
 
     assert told("first_duty") == ("first_duty", "function", "defines first_duty", 1)
@@ -508,6 +511,72 @@ async def test_what_is_around_a_file(
     assert around.callers[0].why == "uses sales_tax"
     with pytest.raises(SearchFailed, match="no file"):
         await search.neighbourhood("shop", "nothing.py")
+
+
+async def test_what_is_around_a_file_stays_within_its_budget(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    (repository / "src/wide.py").write_text(
+        "".join(f"import module_{number}\n\ndef duty_number_{number}(): pass\n" for number in range(200))
+    )
+    for number in range(30):
+        (repository / f"tests/test_wide_{number}.py").write_text(
+            f"from src.wide import duty_number_{number}\n\ndef test_it():\n    duty_number_{number}()\n"
+        )
+    run(WorktreeSource(repository), store, embedder)
+
+    def told(around: Neighbourhood) -> int:
+        lists = (around.tests, around.importers, around.imports, around.imported_files)
+        names = [*itertools.chain(*lists), *(f"{symbol.kind} {symbol.name}" for symbol in around.symbols)]
+        return sum(map(len, [*names, *(hit.text for hit in around.callers)]))
+
+    everything = await search.neighbourhood("shop", "./src/wide.py", max_tokens=100_000)
+    assert (len(everything.symbols), len(everything.imports), len(everything.importers)) == (200, 200, 30)
+    assert everything.left_out == 0
+    for budget in (100, 500, 2000):
+        around = await search.neighbourhood("shop", "src/wide.py", max_tokens=budget)
+        assert 0 < told(around) / 3.6 <= budget
+        assert around.tests[:1] == everything.tests[:1], "what there is room for is told"
+        kept = sum(map(len, (around.tests, around.importers, around.imports, around.symbols, around.callers)))
+        whole = (everything.tests, everything.importers, everything.imports, everything.symbols, everything.callers)
+        assert around.left_out == sum(map(len, whole)) - kept
+    with pytest.raises(SearchFailed, match=r"no file 'wide.py'; there is src/wide.py"):
+        await search.neighbourhood("shop", "wide.py")
+
+
+async def test_a_name_may_say_inside_of_what_it_is_defined(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    (repository / "src/basket.py").write_text("class Basket:\n    def add_item(self): pass\n\ndef weigh(): pass\n")
+    run(WorktreeSource(repository), store, embedder)
+
+    async def places(name: str) -> list[str]:
+        return [symbol.path for symbol in await search.definitions("shop", name)]
+
+    assert await places("add_item") == ["src/basket.py", "src/cart.py"]
+    for name in ("Cart.add_item", "Cart::add_item", "Cart#add_item", "src.cart.Cart.add_item"):
+        assert await places(name) == ["src/cart.py"]
+    assert await places("basket.weigh") == await places("src.basket.weigh") == ["src/basket.py"]
+    for name in ("Art.add_item", "Cart.weigh", "cart.weigh", "Cart.", ".add_item", "..", "Cart.Add_item"):
+        assert await places(name) == []
+
+
+def test_words_that_mean_nothing_find_nothing(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    run(WorktreeSource(repository), store, embedder)
+    assert paths(search, "zzzqqq xyzzyplugh") == []
+    near = search.search_now("shop", "levy percentage surcharge")
+    assert near
+    assert all(hit.why.startswith(("means", "nearest in meaning")) for hit in near), "no word in common"
+
+
+def test_filters_take_any_case(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    run(WorktreeSource(repository), store, embedder)
+    found = asyncio.run(search.search("shop", "sales_tax", languages=["Python"], kinds=["Function"]))
+    assert found[0].path == "src/tax.py"
 
 
 async def test_context_stays_within_its_budget(

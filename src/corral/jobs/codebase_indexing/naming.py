@@ -1,12 +1,16 @@
-"""Which of a chunk's definitions an answer is told under: the one that was asked for, else the first."""
+"""Names in questions and answers: which definition is meant, and what a hit is called after."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Final
 
 from corral.adapters.index.port import Filters, IndexReader, StoredChunk, StoredSymbol
 from corral.jobs.codebase_indexing.ranking import Question, compact
+
+_MOST_NAMESAKES: Final = 2000
 
 
 def named_as_asked(
@@ -47,3 +51,27 @@ def _may_define(question: Question, chunk: StoredChunk) -> bool:
 
 def _qualified(symbol: StoredSymbol) -> str:
     return f"{symbol.parent}.{symbol.name}" if symbol.parent else symbol.name
+
+
+def definitions_of(reader: IndexReader, name: str, limit: int) -> list[StoredSymbol]:
+    """Where a name is defined; it may say inside of what class or module, by points, ``::`` or ``#``."""
+    found = reader.definitions(name, limit)
+    parent, _, last = name.replace("::", ".").replace("#", ".").rpartition(".")
+    if found or not parent or not last:
+        return found
+    return [symbol for symbol in reader.definitions(last, _MOST_NAMESAKES) if _is_inside(symbol, parent)][:limit]
+
+
+def _is_inside(symbol: StoredSymbol, parent: str) -> bool:
+    """Whether a definition is inside of what is so called: a class, a module, or both."""
+    if not symbol.parent:
+        return f"/{parent.replace('.', '/')}." in f"/{symbol.path}"
+    own = f".{symbol.parent.replace('::', '.')}"
+    return own.endswith(f".{parent}") or f".{parent}".endswith(own)
+
+
+def namesakes(reader: IndexReader, path: str) -> str:
+    """Files of the same name, for who mistook the folder."""
+    name = PurePosixPath(path).name
+    found = sorted(other for other in reader.files() if PurePosixPath(other).name == name)[:3]
+    return f"; there is {', '.join(found)}" if found and name else ""
