@@ -13,11 +13,14 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from corral.adapters.embedder.hashed import HashedEmbedder
+from corral.adapters.embedder.port import Embedded, Passage
 from corral.adapters.embedder.static import StaticEmbedder
 from corral.adapters.index.local import LocalIndexStore
 from corral.adapters.index.port import Filters, IndexName
@@ -25,7 +28,14 @@ from corral.errors import GitFailed, SearchFailed
 from corral.jobs.codebase_indexing import source as source_module
 from corral.jobs.codebase_indexing.build import BuildOptions, BuildReport, build
 from corral.jobs.codebase_indexing.search import CodeSearch, Neighbourhood
-from corral.jobs.codebase_indexing.source import CommitSource, FolderSource, Source, WorktreeSource, folder_source
+from corral.jobs.codebase_indexing.source import (
+    CommitSource,
+    Entry,
+    FolderSource,
+    Source,
+    WorktreeSource,
+    folder_source,
+)
 
 NAME = IndexName("shop")
 FILES = {
@@ -191,6 +201,65 @@ def test_a_rename_into_another_language_is_cut_as_that_language(
     assert [symbol.name for symbol in reader.symbols_of(new)] == symbols
     assert [chunk.defines for chunk in reader.file_chunks(new)] == [bool(symbols)]
     reader.close()
+
+
+def test_a_file_that_was_only_touched_costs_nothing(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    dirty = repository / "src/tax.py"
+    dirty.write_text("def dirty_tax(): pass\n")
+    run(WorktreeSource(repository), store, embedder)
+    os.utime(dirty, ns=(1, 1))
+    os.utime(repository / "src/cart.py", ns=(1, 1))
+    read: list[str] = []
+
+    class Watched(WorktreeSource):
+        def read(self, entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
+            read.extend(entry.path for entry in entries)
+            return super().read(entries, limit_bytes)
+
+    done = run(Watched(repository), store, embedder)
+    assert (done.indexed, read) == (0, []), "another time, but git's hash is what it was"
+    dirty.write_text("def other_tax(): pass\n")  # of the same size
+    os.utime(dirty, ns=(2, 2))
+    assert run(Watched(repository), store, embedder).indexed == 1
+    assert read == ["src/tax.py"]
+    assert paths(search, "other_tax")[:1] == ["src/tax.py"]
+
+
+class Priced(HashedEmbedder):
+    """Another model, that wants a cent for each piece of code."""
+
+    def embed(self, passages: Sequence[Passage]) -> Embedded:
+        return replace(super().embed(passages), cost_usd=0.01 * len(passages))
+
+
+def test_another_model_builds_beside_the_old_index_and_its_price_is_told(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    first = run(WorktreeSource(repository), store, embedder)
+    asked: list[tuple[str, list[str]]] = []
+
+    def ask(_done: int, _total: int) -> None:
+        reader = store.open(NAME)
+        assert reader is not None
+        asked.append((reader.state.embedder, paths(search, "how is tax computed")))
+        reader.close()
+
+    other = Priced(dimension=8)
+    done = build(WorktreeSource(repository), store, NAME, other, report=ask)
+
+    assert asked
+    assert all(name == embedder.name and "src/tax.py" in found for name, found in asked), "the old one answers"
+    assert (done.indexed, done.reused, done.state.embedder, done.state.dimension) == (4, 0, other.name, 8)
+    assert done.cost_usd == pytest.approx(0.01 * first.state.chunks)
+    assert paths(search, "how is tax computed")[0] == "src/tax.py", "vectors of another model: by words alone"
+    again = build(WorktreeSource(repository), store, NAME, other)
+    assert (again.changed, again.cost_usd) == (False, 0.0)
+    smaller = build(WorktreeSource(repository), store, NAME, Priced(dimension=4))
+    assert (smaller.indexed, smaller.state.dimension) == (4, 4), "a change of the dimension alone too"
+    with contextlib.closing(CodeSearch(store, other)) as of_before:
+        assert paths(of_before, "how is tax computed")[0] == "src/tax.py", "a search that still has the longer vectors"
 
 
 def test_a_dirty_worktree_is_followed_and_comes_clean_again(

@@ -262,7 +262,8 @@ class CodeSearch:
         found = reader.candidates(LexicalQuery(terms(question, self._weights), filters), max(CANDIDATES, limit))
         embedder = self._embedder
         similarities = None
-        if embedder is not None and embedder.name == reader.state.embedder and not question.bare:
+        made_by = (reader.state.embedder, reader.state.dimension)
+        if embedder is not None and (embedder.name, embedder.dimension) == made_by and not question.bare:
             vector = embedder.embed_query(query)
             if len(found.uids):
                 similarities = reader.vectors(found.uids) @ vector
