@@ -37,8 +37,8 @@ from corral.wire.pipe_client import PipeClient
 from corral.wire.scripts import load_commands
 
 if TYPE_CHECKING:
-    from corral.jobs.test_execution.artifacts import FoundArtifact
     from corral.adapters.llm.response_cache import ResponseCache
+    from corral.jobs.test_execution.artifacts import FoundArtifact
     from corral.queue.workers import Workers
     from corral.settings import Settings
     from corral.wire.connection import RedisClient

@@ -60,7 +60,9 @@ class Project(BaseModel):
     """Further globs that jobs must not change; ``dir/**`` is everything below ``dir``."""
     allowed_secrets: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
     """Fingerprints of findings of the secret scan that are known to be harmless."""
-    submodules: tuple[Annotated[str, StringConstraints(min_length=1, max_length=64)], ...] = ()
+    submodules: Annotated[
+        tuple[Annotated[str, StringConstraints(min_length=1, max_length=64)], ...], Field(max_length=100)
+    ] = ()
     """Other registered projects that are indexed as submodules of this one; whoever may search this one sees them."""
     max_changed_files: int = Field(default=300, ge=1)
     max_changed_lines: int = Field(default=20_000, ge=1)
@@ -108,6 +110,12 @@ class Project(BaseModel):
         return value
 
     @model_validator(mode="after")
+    def _no_submodule_of_itself(self) -> Project:
+        if self.id in self.submodules:
+            raise ValueError(f"project {self.id!r} can't be a submodule of itself")
+        return self
+
+    @model_validator(mode="after")
     def _local_is_a_path(self) -> Project:
         is_path = self.repository.startswith("/")
         if (self.forge is ForgeKind.LOCAL) is not is_path:
@@ -139,7 +147,10 @@ class ProjectStore:
 
         Raises:
             ConfigurationError: The id is taken and ``replace`` is False.
+            UnknownProject: One of its submodules is not registered.
         """
+        for submodule in project.submodules:
+            await self.get(submodule)
         command = "HSET" if replace else "HSETNX"
         added = await self._redis.execute_command(command, self._key, project.id, project.model_dump_json())
         if not added and not replace:

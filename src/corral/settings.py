@@ -131,6 +131,9 @@ class Settings(BaseSettings):
     index_store: str = "local"
     """Where indexes are kept: ``local``, in ``data_dir``; or ``s3://BUCKET/PREFIX``, for workers on several machines
     (keys and region by ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, or the machine's role)."""
+    index_copies_mb: int = Field(default=10_000, ge=1)
+    """Most disk that this machine's copies of shared indexes take; the least recently used that nobody has open go
+    first."""
     index_memory_mb: int = Field(default=4096, ge=512)
     """Most memory of a process that builds an index; one that needs more counts as crashed."""
     index_nested: bool = False
@@ -191,6 +194,9 @@ class Settings(BaseSettings):
     """The App's private key in PEM, or the path of its file."""
     github_app_workflows: bool = False
     """Ask for tokens that may change ``.github/workflows`` too; the App must have that permission."""
+    github_webhook_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """Secret of GitHub's webhook, at least 16 characters; opens ``POST /v1/hooks/github``, which indexes what is
+    pushed."""
     gitlab_token: Annotated[
         SecretStr | None,
         Field(validation_alias=AliasChoices("gitlab_token", "GITLAB_TOKEN", "CORRAL_GITLAB_TOKEN")),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -105,6 +107,63 @@ def test_fastapi_server(environment: dict[str, str]) -> None:
             _, said = process.communicate(timeout=40)
     assert process.returncode in {0, -signal.SIGTERM}
     assert "Application shutdown complete" in said
+
+
+def _shell_blocks(page: str, section: str) -> list[str]:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    body = text.split(f"\n### {section}\n")[1].split("\n### ")[0]
+    return re.findall(r"^```sh\n(.*?)^```", body, re.MULTILINE | re.DOTALL)
+
+
+def test_indexing_every_night_and_on_every_push_as_the_docs_say(environment: dict[str, str]) -> None:
+    nightly, serving, pushed, elsewhere = _shell_blocks("search.md", "Every night, and on every push")
+    port = _free_port()
+    register = (
+        "import asyncio\nfrom corral import Corral\nfrom corral.projects import Project\n"
+        "from corral.interfaces.identity import TokenStore\n"
+        "async def main():\n"
+        "    async with Corral() as corral:\n"
+        "        await corral.parts.projects.add(Project(id='shop', repository='https://github.com/acme/shop'))\n"
+        "        tokens = TokenStore(corral.redis, prefix=corral.namespace)\n"
+        "        print((await tokens.create('ada', ['submit', 'read']))[0])\n"
+        "asyncio.run(main())"
+    )
+    token = _run(environment, sys.executable, "-c", register).strip()
+    environment = {**environment, "TOKEN": token, "CORRAL_PORT": str(port), "PATH": _with_corral(environment)}
+    assert "nightly-shop" in _run(environment, "bash", "-euc", nightly)
+
+    secret = _run(environment, "bash", "-euc", serving.replace("corral serve", "printenv CORRAL_GITHUB_WEBHOOK_SECRET"))
+    environment = {**environment, "CORRAL_GITHUB_WEBHOOK_SECRET": secret.strip()}
+    command = [sys.executable, "-m", "corral", "serve", "--no-workers"]
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            _wait_until_it_answers(process, port)
+            answered = _run(environment, "bash", "-euc", pushed.replace("8787", str(port)))
+            job = json.loads(answered)["jobs"][0]
+            assert {**job, "jobId": "1"} == json.loads(pushed.splitlines()[-1].removeprefix("# "))["jobs"][0]
+            first, again = (
+                json.loads(_run(environment, "bash", "-euc", elsewhere.replace("8787", str(port)))) for _ in range(2)
+            )
+            assert first["jobType"] == "codebase-indexing"
+            assert first["id"] == again["id"], "it waits already"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=40)
+
+
+def _wait_until_it_answers(process: subprocess.Popen[str], port: int) -> None:
+    while process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            time.sleep(0.02)
+        else:
+            return
+    pytest.fail("the server ended at once")
+
+
+def _with_corral(environment: dict[str, str]) -> str:
+    return f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
 
 
 def _http(url: str, body: Any = None) -> tuple[int, Any]:

@@ -351,6 +351,42 @@ def test_a_branch_begins_as_its_sibling_and_goes_its_own_way(store: IndexStore) 
     assert found(store, "main") == ["b.py"]
 
 
+def test_the_index_of_a_branch_is_named_and_removed_alone(store: IndexStore) -> None:
+    names = ["", "@default", "feature/x", "feature_x", "ümlaut", "x" * 150]
+    assert store.branches("shop") == []
+    for branch in names:
+        fill(store, file("a.py", f"in{names.index(branch)}"), name=IndexName("shop", branch))
+    fill(store, file("z.py", "word"), name=IndexName("shop-2", "feature/x"))
+    assert store.branches("shop") == sorted(names)
+    for number, branch in enumerate(names):
+        assert found(store, f"in{number}", name=IndexName("shop", branch)) == ["a.py"]
+    reader = store.open(IndexName("shop", "feature/x"))
+    assert reader is not None
+
+    store.remove("shop", "feature/x")
+
+    assert store.branches("shop") == sorted(set(names) - {"feature/x"})
+    assert store.open(IndexName("shop", "feature/x")) is None
+    assert store.current(IndexName("shop", "feature/x")) is None
+    assert reader.file("a.py") is not None, "a reader keeps what it opened"
+    assert found(store, "in3", name=IndexName("shop", "feature_x")) == ["a.py"]
+    assert found(store, "word", name=IndexName("shop-2", "feature/x")) == ["z.py"]
+    store.remove("shop", "never")
+    fill(store, file("b.py", "again"), name=IndexName("shop", "feature/x"))
+    assert found(store, "again", name=IndexName("shop", "feature/x")) == ["b.py"]
+
+
+def test_an_index_that_is_being_written_is_not_removed_alone(store: IndexStore) -> None:
+    fill(store, file("a.py", "word"))
+    with write(store) as writer:
+        with pytest.raises(SearchFailed) as refused:
+            store.remove("shop", "")
+        assert refused.value.retryable
+        if not isinstance(store, SharedIndexStore):  # there it is gone for all, and this writer is refused
+            writer.publish(commit="c2")
+            assert store.branches("shop") == [""]
+
+
 def test_projects_do_not_see_each_other(store: IndexStore) -> None:
     fill(store, file("a.py", "word"))
     other = IndexName("shop-2")

@@ -36,6 +36,7 @@ def test_the_forge_is_guessed(repository: str, forge: ForgeKind) -> None:
         ({"repository": "/srv/x", "protected_paths": ("/abs",)}, "inside the repository"),
         ({"repository": "/srv/x", "id": "../x"}, "pattern"),
         ({"repository": "/srv/x", "unknown": 1}, "Extra inputs"),
+        ({"repository": "/srv/x", "submodules": ("lib", "shop")}, "submodule of itself"),
     ],
 )
 def test_what_does_not_fit_is_told(fields: dict[str, object], told: str) -> None:
@@ -62,3 +63,14 @@ async def test_projects_are_added_once_listed_replaced_and_removed() -> None:
         await store.get("shop")
     with pytest.raises(UnknownProject):
         await store.remove("shop")
+
+
+async def test_submodules_are_projects_that_are_registered() -> None:
+    store = ProjectStore(MemoryRedis(), prefix="corral:bull")
+    shop = Project(id="shop", repository="/srv/shop.git", submodules=("lib",))
+    with pytest.raises(UnknownProject, match="'lib'"):
+        await store.add(shop)
+    assert await store.list() == []
+    await store.add(Project(id="lib", repository="/srv/lib.git"))
+    await store.add(shop)
+    assert (await store.get("shop")).submodules == ("lib",)

@@ -187,6 +187,14 @@ class Workspace:
         )
 
 
+async def _kept_here(mirror: Mirror, rev: str) -> str | None:
+    """The commit of a tag, or of what this worker knows besides the forge's branches."""
+    for name in (f"refs/tags/{rev}", f"refs/heads/{rev}", rev):
+        if (found := await mirror.resolve(name)) is not None:
+            return found
+    return None
+
+
 class Workspaces:
     """Gives jobs their worktrees.
 
@@ -287,12 +295,20 @@ class Workspaces:
             stored = await self._commits.tip(project.id, rev)
             if stored is not None:
                 return await self.resolve(project, stored)
-            for name in (f"refs/tags/{rev}", f"refs/heads/{rev}", rev):
-                if (found := await mirror.resolve(name)) is not None:
-                    return found
+            if (found := await _kept_here(mirror, rev)) is not None:
+                return found
         raise Unrecoverable(
             f"project {project.id!r} has no commit, branch or tag {rev!r} (a generated commit is kept for some days)",
             reason="commit_not_found",
+        )
+
+    async def knows(self, project: Project, rev: str) -> bool:
+        """Whether ``resolve`` would find a revision, by what was fetched last: nothing is fetched for it."""
+        mirror = self.mirror(project)
+        return (
+            await mirror.branch(rev) is not None
+            or await self._commits.tip(project.id, rev) is not None
+            or await _kept_here(mirror, rev) is not None
         )
 
     async def _import(self, project: Project, mirror: Mirror, commit: str, asked_at: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,15 @@ from corral.errors import ConfigurationError, CorralError, ExtraMissing
 from corral.interfaces.identity import Authenticator, TokenStore
 from corral.interfaces.jwts import JwtVerifier
 from corral.interfaces.mcp_access import Guarded, caller
-from corral.jobs.codebase_indexing.search import CodeSearch, SearchHit
+from corral.jobs.codebase_indexing.languages import KINDS
+from corral.jobs.codebase_indexing.search import CodeSearch, SearchHit, not_indexed
 from corral.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
 
     from corral.adapters.embedder.port import Embedder
-    from corral.adapters.index.port import IndexStore
+    from corral.adapters.index.port import IndexStore, StoredSymbol
 
 _MAX_HITS = 50
 _MAX_TOKENS = 50_000
@@ -143,7 +144,10 @@ class _Answers:
             )
 
         async def find_definition(project_id: str, name: str, branch: str = "") -> list[dict[str, Any]]:
-            """Where an exact name (case matters) is defined: path, lines, kind, what it is inside of."""
+            """Where an exact name (case matters) is defined: path, lines, kind, what it is inside of.
+
+            The name may say so itself: "Cart.add", "shop::Cart::add".
+            """
             return await self.definitions(project_id, name, branch)
 
         async def code_context(
@@ -153,7 +157,10 @@ class _Answers:
             return await self.context(project_id, query, max_tokens, branch)
 
         async def around_file(project_id: str, path: str, max_tokens: int = 4000, branch: str = "") -> dict[str, Any]:
-            """What surrounds a file: its definitions, imports, importers, tests, and code that uses it."""
+            """What surrounds a file: its definitions, imports, importers, tests, and code that uses it.
+
+            All of it stays within max_tokens; left_out counts what had no room.
+            """
             return await self.around(project_id, path, max_tokens, branch)
 
         return _named(search_code, find_definition, code_context, around_file)
@@ -174,7 +181,10 @@ class _Answers:
             return await self.search("", query, limit=limit, languages=languages, paths=paths, kinds=kinds)
 
         async def find_definition(name: str) -> list[dict[str, Any]]:
-            """Where an exact name (case matters) is defined: path, lines, kind, what it is inside of."""
+            """Where an exact name (case matters) is defined: path, lines, kind, what it is inside of.
+
+            The name may say so itself: "Cart.add", "shop::Cart::add".
+            """
             return await self.definitions("", name, "")
 
         async def code_context(query: str, max_tokens: int = 4000) -> list[dict[str, Any]]:
@@ -182,7 +192,10 @@ class _Answers:
             return await self.context("", query, max_tokens, "")
 
         async def around_file(path: str, max_tokens: int = 4000) -> dict[str, Any]:
-            """What surrounds a file: its definitions, imports, importers, tests, and code that uses it."""
+            """What surrounds a file: its definitions, imports, importers, tests, and code that uses it.
+
+            All of it stays within max_tokens; left_out counts what had no room.
+            """
             return await self.around("", path, max_tokens, "")
 
         return _named(search_code, find_definition, code_context, around_file)
@@ -198,9 +211,11 @@ class _Answers:
         paths: Sequence[str] | None = None,
         kinds: Sequence[str] | None = None,
     ) -> list[dict[str, Any]]:
+        self._need(query, "query")
         try:
+            project = await self._project(project_id)
             hits = await self._search.search(
-                await self._project(project_id),
+                project,
                 query,
                 limit=max(1, min(limit, _MAX_HITS)),
                 branch=branch,
@@ -208,11 +223,26 @@ class _Answers:
                 paths=paths or (),
                 kinds=kinds or (),
             )
+            if not hits:
+                known = (await self._search.state(project, branch=branch)).languages
+                self._refuse_unknown("language", languages or (), known)
+                self._refuse_unknown("kind", kinds or (), KINDS)
         except CorralError as error:
             raise self._tool_error(str(error)) from error
         return [_shown(hit) for hit in hits]
 
+    def _need(self, value: str, name: str) -> None:
+        if not value.strip():
+            raise self._tool_error(f"expected some text as {name}, got {value!r}")
+
+    def _refuse_unknown(self, what: str, asked: Sequence[str], known: Iterable[str]) -> None:
+        """An empty answer would say that there is no such code, where there is only no such filter."""
+        unknown = sorted(set(map(str.lower, asked)) - set(known))
+        if unknown:
+            raise self._tool_error(f"no {what} here is called {', '.join(unknown)}; there are {', '.join(known)}")
+
     async def definitions(self, project_id: str, name: str, branch: str) -> list[dict[str, Any]]:
+        self._need(name, "name")
         try:
             found = await self._search.definitions(await self._project(project_id), name, branch=branch)
         except CorralError as error:
@@ -220,6 +250,7 @@ class _Answers:
         return [asdict(symbol) for symbol in found]
 
     async def context(self, project_id: str, query: str, max_tokens: int, branch: str) -> list[dict[str, Any]]:
+        self._need(query, "query")
         try:
             hits = await self._search.context(
                 await self._project(project_id), query, max_tokens=max(100, min(max_tokens, _MAX_TOKENS)), branch=branch
@@ -229,27 +260,38 @@ class _Answers:
         return [_shown(hit) for hit in hits]
 
     async def around(self, project_id: str, path: str, max_tokens: int, branch: str) -> dict[str, Any]:
+        self._need(path, "path")
         try:
             found = await self._search.neighbourhood(
-                await self._project(project_id), path, max_tokens=max(100, min(max_tokens, _MAX_TOKENS)), branch=branch
+                await self._project(project_id),
+                self._inside(path),
+                max_tokens=max(100, min(max_tokens, _MAX_TOKENS)),
+                branch=branch,
             )
         except CorralError as error:
             raise self._tool_error(str(error)) from error
         return {
             "path": found.path,
-            "symbols": [asdict(symbol) for symbol in found.symbols],
+            "symbols": [_shown_symbol(symbol) for symbol in found.symbols],
             "imports": list(found.imports),
             "imported_files": list(found.imported_files),
             "importers": list(found.importers),
             "tests": list(found.tests),
             "callers": [_shown(hit) for hit in found.callers],
+            "left_out": found.left_out,
         }
+
+    def _inside(self, path: str) -> str:
+        """A path in the folder that is served, however the agent wrote it."""
+        if self._folder is not None and Path(path).is_relative_to(root := self._folder.root.resolve()):
+            return Path(path).relative_to(root).as_posix()
+        return path
 
     async def _project(self, project_id: str) -> str:
         if self._folder is None:
             asking = caller()
             if asking is not None and not asking.may_use_project(project_id):  # as if it did not exist
-                raise self._tool_error(f"project {project_id!r} has no index yet: add a codebase-indexing job for it")
+                raise self._tool_error(str(not_indexed(project_id)))
             return project_id
         async with self._fresh:  # one refresh at a time; whoever waited finds nothing left to do
             await self._folder.refresh()
@@ -262,6 +304,13 @@ def _named(*tools: Any) -> dict[str, Any]:
 
 def _shown(hit: SearchHit) -> dict[str, Any]:
     return asdict(hit)
+
+
+def _shown_symbol(symbol: StoredSymbol) -> dict[str, Any]:
+    """A definition in a file that is named already."""
+    shown = asdict(symbol)
+    del shown["path"]
+    return shown
 
 
 def serve(*, folder: Path | None, http_port: int | None, host: str = "127.0.0.1") -> None:

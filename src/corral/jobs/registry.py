@@ -7,10 +7,12 @@ a part is made when a handler first needs it, and only then is its module import
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from corral.errors import ConfigurationError
 from corral.jobs.job_type import JobType
 from corral.queue.definition import JobTypeSpec, PerUser, RateLimit
 from corral.queue.job import Job
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from corral.projects import ProjectStore
     from corral.settings import Settings
     from corral.wire.connection import RedisClient
+
+_LOG = logging.getLogger(__name__)
 
 AnyHandler = Callable[[Job[Any]], Awaitable[Any]]
 
@@ -120,6 +124,30 @@ class Parts:
         from corral.adapters.index.factory import make_index_store  # noqa: PLC0415
 
         return make_index_store(self.settings)
+
+    async def remove_project(self, project_id: str) -> None:
+        """Forget a project and its indexes; a worker that is indexing it now removes what it makes.
+
+        Raises:
+            UnknownProject: None of this id is registered.
+            SearchFailed: The index store can't be asked: the project is forgotten, its indexes stay.
+        """
+        await self.projects.remove(project_id)
+        await self.forget_indexes(project_id)
+
+    async def forget_indexes(self, project_id: str) -> None:
+        """Remove all indexes of a project, as when its repository becomes another one.
+
+        Raises:
+            SearchFailed: The index store can't be asked.
+        """
+        try:
+            store = self.index_store
+        except (ConfigurationError, ModuleNotFoundError) as error:
+            # A web tier without the index's extra has made none, and can't reach those of workers.
+            _LOG.info("the indexes of project %r are not removed from here: %s", project_id, error)
+            return
+        await asyncio.to_thread(store.remove, project_id)
 
     @cached_property
     def index_builder(self) -> ProcessBuilder:
@@ -236,7 +264,7 @@ class Parts:
         """The handler of ``codebase-indexing``."""
         from corral.jobs.codebase_indexing.handler import CodebaseIndexingHandler  # noqa: PLC0415
 
-        return CodebaseIndexingHandler(self.projects, self.workspaces, self.index_builder)
+        return CodebaseIndexingHandler(self.projects, self.workspaces, self.index_builder, self.index_store)
 
 
 class _WhenNeeded:

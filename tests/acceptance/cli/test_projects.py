@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from tests.acceptance.cli.conftest import Cli
 
+from corral.adapters.index.factory import make_index_store
+from corral.adapters.index.port import IndexName
 from corral.interfaces.cli.doctor.finding import Verdict
 from corral.interfaces.cli.parts import judge_token
+from corral.settings import Settings
 
 Documents = Callable[..., list[Any]]
 
@@ -44,6 +47,43 @@ def test_a_project_is_registered_with_its_own_branch(cli: Cli, documents: Docume
     assert cli("project", "add", project, str(repository), "--replace").exit_code == 0
     assert cli("project", "remove", project).exit_code == 0
     assert cli("project", "show", project).exit_code == 3
+
+
+def test_submodules_are_named_by_projects_that_are_registered(cli: Cli, documents: Documents, repository: Path) -> None:
+    for project in ("lib", "ui"):
+        assert cli("project", "add", project, str(repository)).exit_code == 0
+    added = cli("project", "add", "shop", str(repository), "--submodule", "lib", "--submodule", "ui")
+    assert added.exit_code == 0, added.output
+    (shown,) = documents("project", "show", "shop")
+    assert shown["submodules"] == ["lib", "ui"]
+
+    unknown = cli("project", "add", "other", str(repository), "--submodule", "nowhere")
+    assert unknown.exit_code == 3
+    assert "nowhere" in unknown.stderr
+    itself = cli("project", "add", "other", str(repository), "--submodule", "other")
+    assert itself.exit_code == 2
+    assert "submodule of itself" in itself.stderr
+    assert cli("project", "show", "other").exit_code == 3
+
+
+def test_another_repository_under_a_projects_id_begins_without_an_index(cli: Cli, repository: Path) -> None:
+    project = f"i-{repository.parent.name}"
+    store = make_index_store(Settings())
+
+    def index() -> None:
+        with store.writer(IndexName(project), identity="one", embedder="none", dimension=4) as writer:
+            writer.publish(commit="c")
+
+    assert cli("project", "add", project, str(repository)).exit_code == 0
+    index()
+    assert cli("project", "add", project, str(repository), "--replace", "--test-command", "true").exit_code == 0
+    assert store.branches(project) == [""]
+    other = repository.rename(repository.with_name("other"))
+    assert cli("project", "add", project, str(other), "--replace").exit_code == 0
+    assert store.branches(project) == []
+    index()
+    assert cli("project", "remove", project).exit_code == 0
+    assert store.branches(project) == []
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -11,19 +13,29 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from corral.adapters.embedder.hashed import HashedEmbedder
+from corral.adapters.embedder.port import Embedded, Passage
 from corral.adapters.embedder.static import StaticEmbedder
 from corral.adapters.index.local import LocalIndexStore
 from corral.adapters.index.port import Filters, IndexName
 from corral.errors import GitFailed, SearchFailed
 from corral.jobs.codebase_indexing import source as source_module
 from corral.jobs.codebase_indexing.build import BuildOptions, BuildReport, build
-from corral.jobs.codebase_indexing.search import CodeSearch
-from corral.jobs.codebase_indexing.source import CommitSource, FolderSource, Source, WorktreeSource, folder_source
+from corral.jobs.codebase_indexing.search import CodeSearch, Neighbourhood
+from corral.jobs.codebase_indexing.source import (
+    CommitSource,
+    Entry,
+    FolderSource,
+    Source,
+    WorktreeSource,
+    folder_source,
+)
 
 NAME = IndexName("shop")
 FILES = {
@@ -107,6 +119,27 @@ def test_a_repository_is_indexed_and_answers(
     assert paths(search, "   ") == []
 
 
+def test_a_hit_is_told_under_the_definition_that_was_asked_for(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    (repository / "src/duty.py").write_text(
+        "def first_duty(): pass\n\nclass Duty:\n    def collectDuty(self): pass\n\ndef last_duty(): pass\n"
+    )
+    run(source_of("commit", repository), store, embedder)
+
+    def told(query: str, *, kinds: frozenset[str] = frozenset()) -> tuple[str, str, str, int]:
+        hits = search.search_now("shop", query, filters=Filters(kinds=kinds))
+        hit = next(hit for hit in hits if "duty" in hit.path)
+        return hit.symbol, hit.kind, hit.why.split(";")[0], hit.start_line
+
+    assert told("first_duty") == ("first_duty", "function", "defines first_duty", 1)
+    assert told("last_duty") == ("last_duty", "function", "defines last_duty", 1)
+    assert told("collectDuty") == ("Duty.collectDuty", "method", "defines Duty.collectDuty", 1)
+    assert told("duty", kinds=frozenset({"method"}))[:2] == ("Duty.collectDuty", "method")
+    assert told("duty", kinds=frozenset({"class"}))[:2] == ("Duty", "class")
+    assert told("what is a duty")[0] == "first_duty", "nothing is named: its first definition"
+
+
 def test_nothing_is_done_when_nothing_changed(
     kind: str, repository: Path, store: LocalIndexStore, embedder: StaticEmbedder
 ) -> None:
@@ -168,6 +201,65 @@ def test_a_rename_into_another_language_is_cut_as_that_language(
     assert [symbol.name for symbol in reader.symbols_of(new)] == symbols
     assert [chunk.defines for chunk in reader.file_chunks(new)] == [bool(symbols)]
     reader.close()
+
+
+def test_a_file_that_was_only_touched_costs_nothing(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    dirty = repository / "src/tax.py"
+    dirty.write_text("def dirty_tax(): pass\n")
+    run(WorktreeSource(repository), store, embedder)
+    os.utime(dirty, ns=(1, 1))
+    os.utime(repository / "src/cart.py", ns=(1, 1))
+    read: list[str] = []
+
+    class Watched(WorktreeSource):
+        def read(self, entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
+            read.extend(entry.path for entry in entries)
+            return super().read(entries, limit_bytes)
+
+    done = run(Watched(repository), store, embedder)
+    assert (done.indexed, read) == (0, []), "another time, but git's hash is what it was"
+    dirty.write_text("def other_tax(): pass\n")  # of the same size
+    os.utime(dirty, ns=(2, 2))
+    assert run(Watched(repository), store, embedder).indexed == 1
+    assert read == ["src/tax.py"]
+    assert paths(search, "other_tax")[:1] == ["src/tax.py"]
+
+
+class Priced(HashedEmbedder):
+    """Another model, that wants a cent for each piece of code."""
+
+    def embed(self, passages: Sequence[Passage]) -> Embedded:
+        return replace(super().embed(passages), cost_usd=0.01 * len(passages))
+
+
+def test_another_model_builds_beside_the_old_index_and_its_price_is_told(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    first = run(WorktreeSource(repository), store, embedder)
+    asked: list[tuple[str, list[str]]] = []
+
+    def ask(_done: int, _total: int) -> None:
+        reader = store.open(NAME)
+        assert reader is not None
+        asked.append((reader.state.embedder, paths(search, "how is tax computed")))
+        reader.close()
+
+    other = Priced(dimension=8)
+    done = build(WorktreeSource(repository), store, NAME, other, report=ask)
+
+    assert asked
+    assert all(name == embedder.name and "src/tax.py" in found for name, found in asked), "the old one answers"
+    assert (done.indexed, done.reused, done.state.embedder, done.state.dimension) == (4, 0, other.name, 8)
+    assert done.cost_usd == pytest.approx(0.01 * first.state.chunks)
+    assert paths(search, "how is tax computed")[0] == "src/tax.py", "vectors of another model: by words alone"
+    again = build(WorktreeSource(repository), store, NAME, other)
+    assert (again.changed, again.cost_usd) == (False, 0.0)
+    smaller = build(WorktreeSource(repository), store, NAME, Priced(dimension=4))
+    assert (smaller.indexed, smaller.state.dimension) == (4, 4), "a change of the dimension alone too"
+    with contextlib.closing(CodeSearch(store, other)) as of_before:
+        assert paths(of_before, "how is tax computed")[0] == "src/tax.py", "a search that still has the longer vectors"
 
 
 def test_a_dirty_worktree_is_followed_and_comes_clean_again(
@@ -488,6 +580,72 @@ async def test_what_is_around_a_file(
     assert around.callers[0].why == "uses sales_tax"
     with pytest.raises(SearchFailed, match="no file"):
         await search.neighbourhood("shop", "nothing.py")
+
+
+async def test_what_is_around_a_file_stays_within_its_budget(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    (repository / "src/wide.py").write_text(
+        "".join(f"import module_{number}\n\ndef duty_number_{number}(): pass\n" for number in range(200))
+    )
+    for number in range(30):
+        (repository / f"tests/test_wide_{number}.py").write_text(
+            f"from src.wide import duty_number_{number}\n\ndef test_it():\n    duty_number_{number}()\n"
+        )
+    run(WorktreeSource(repository), store, embedder)
+
+    def told(around: Neighbourhood) -> int:
+        lists = (around.tests, around.importers, around.imports, around.imported_files)
+        names = [*itertools.chain(*lists), *(f"{symbol.kind} {symbol.name}" for symbol in around.symbols)]
+        return sum(map(len, [*names, *(hit.text for hit in around.callers)]))
+
+    everything = await search.neighbourhood("shop", "./src/wide.py", max_tokens=100_000)
+    assert (len(everything.symbols), len(everything.imports), len(everything.importers)) == (200, 200, 30)
+    assert everything.left_out == 0
+    for budget in (100, 500, 2000):
+        around = await search.neighbourhood("shop", "src/wide.py", max_tokens=budget)
+        assert 0 < told(around) / 3.6 <= budget
+        assert around.tests[:1] == everything.tests[:1], "what there is room for is told"
+        kept = sum(map(len, (around.tests, around.importers, around.imports, around.symbols, around.callers)))
+        whole = (everything.tests, everything.importers, everything.imports, everything.symbols, everything.callers)
+        assert around.left_out == sum(map(len, whole)) - kept
+    with pytest.raises(SearchFailed, match=r"no file 'wide.py'; there is src/wide.py"):
+        await search.neighbourhood("shop", "wide.py")
+
+
+async def test_a_name_may_say_inside_of_what_it_is_defined(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    (repository / "src/basket.py").write_text("class Basket:\n    def add_item(self): pass\n\ndef weigh(): pass\n")
+    run(WorktreeSource(repository), store, embedder)
+
+    async def places(name: str) -> list[str]:
+        return [symbol.path for symbol in await search.definitions("shop", name)]
+
+    assert await places("add_item") == ["src/basket.py", "src/cart.py"]
+    for name in ("Cart.add_item", "Cart::add_item", "Cart#add_item", "src.cart.Cart.add_item"):
+        assert await places(name) == ["src/cart.py"]
+    assert await places("basket.weigh") == await places("src.basket.weigh") == ["src/basket.py"]
+    for name in ("Art.add_item", "Cart.weigh", "cart.weigh", "Cart.", ".add_item", "..", "Cart.Add_item"):
+        assert await places(name) == []
+
+
+def test_words_that_mean_nothing_find_nothing(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    run(WorktreeSource(repository), store, embedder)
+    assert paths(search, "zzzqqq xyzzyplugh") == []
+    near = search.search_now("shop", "levy percentage surcharge")
+    assert near
+    assert all(hit.why.startswith(("means", "nearest in meaning")) for hit in near), "no word in common"
+
+
+def test_filters_take_any_case(
+    repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    run(WorktreeSource(repository), store, embedder)
+    found = asyncio.run(search.search("shop", "sales_tax", languages=["Python"], kinds=["Function"]))
+    assert found[0].path == "src/tax.py"
 
 
 async def test_context_stays_within_its_budget(

@@ -95,12 +95,13 @@ Make = Callable[[ProcessBuilder], CodebaseIndexingHandler]
 
 
 @pytest.fixture
-async def handler(repository: Repository) -> AsyncIterator[Make]:
+async def handler(repository: Repository, settings: Settings) -> AsyncIterator[Make]:
     made: list[ProcessBuilder] = []
 
     def make(builder: ProcessBuilder) -> CodebaseIndexingHandler:
         made.append(builder)
-        return CodebaseIndexingHandler(Projects(), Mirrors(repository.bare), builder)
+        store = LocalIndexStore(settings.data_dir / "indexes")
+        return CodebaseIndexingHandler(Projects(), Mirrors(repository.bare), builder, store)
 
     yield make
     for builder in made:

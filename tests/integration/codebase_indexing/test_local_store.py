@@ -91,6 +91,9 @@ def test_a_file_cut_by_a_loss_of_power_is_noticed(tmp_path: Path, kind: str) -> 
     os.truncate(file, file.stat().st_size - 1)
     with pytest.raises(SearchFailed, match="index it again"):
         store.open(NAME)
+    write(store, "new.py", "beta")
+    assert paths_with(store, "beta") == ["new.py"]
+    assert paths_with(store, "alpha") == [], "it was made anew"
 
 
 def test_a_machine_without_room_in_memory_commits_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,9 @@ class World:
         self.asked.append((project.id, rev))
         return git(Path(project.repository), "rev-parse", rev or project.default_branch)
 
+    async def knows(self, project: Project, rev: str) -> bool:
+        return rev in git(Path(project.repository), "branch", "--format=%(refname:short)").split()
+
     def mirror(self, project: Project) -> Mirror:
         return Mirror(Path(project.repository) / ".git")
 
@@ -74,7 +77,7 @@ def store(tmp_path: Path) -> LocalIndexStore:
 
 
 def handler(world: World, store: LocalIndexStore) -> CodebaseIndexingHandler:
-    return CodebaseIndexingHandler(world, world, ThreadBuilder(store, StaticEmbedder()))
+    return CodebaseIndexingHandler(world, world, ThreadBuilder(store, StaticEmbedder()), store)
 
 
 def paths(store: LocalIndexStore, query: str) -> list[str]:

@@ -294,6 +294,25 @@ def test_a_branch_is_copied_inside_the_store(place: Place) -> None:
     assert place.machine("c").open(branch) is None
 
 
+def test_a_branch_that_is_removed_is_gone_on_every_machine_and_can_come_again(place: Place) -> None:
+    branch = IndexName("shop", "feature/x")
+    one, other = place.machine("a"), place.machine("b")
+    publish(one, row("a.py", "main"))
+    publish(one, row("x.py", "old"), name=branch)
+    assert found(other, "old", branch) == ["x.py"]
+    assert other.branches("shop") == one.branches("shop") == ["", "feature/x"]
+
+    other.remove("shop", "feature/x")
+
+    assert one.branches("shop") == [""]
+    assert one.open(branch) is None
+    assert found(one, "main") == ["a.py"]
+    assert [key for key in place.stored() if "feature_x" in key and "/o/" in key] == []
+    publish(one, row("y.py", "new"), name=branch)
+    assert found(other, "new", branch) == ["y.py"]
+    assert found(other, "old", branch) == []
+
+
 def test_numbers_never_go_back(place: Place) -> None:
     ours, other = place.machine("a"), place.machine("b")
     publish(ours, row("a.py", "one"))
@@ -426,7 +445,9 @@ async def test_the_doctor_tries_the_store_and_leaves_nothing(
     settings = Settings(
         _env_file=None, data_dir=tmp_path, index_store=place.address, index_store_endpoint=place.endpoint
     )
-    assert await try_index_store(settings) == f"{place.address} takes conditional writes"
+    assert await try_index_store(settings) == (
+        f"{place.address} takes conditional writes; copies here: 0, 0 of 10,000 MB"
+    )
     assert place.bucket().keys("") == []
     assert await try_index_store(Settings(_env_file=None, data_dir=tmp_path)) == "on this machine alone"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")

@@ -73,6 +73,38 @@ async def test_a_folder_is_served_and_followed(local: LocalFolder, folder: Path)
     search.close()
 
 
+async def test_what_an_agent_gets_wrong_is_told(local: LocalFolder, folder: Path) -> None:
+    search = CodeSearch(local.store, local.embedder)
+    async with Client(make_server(search, folder=local)) as client:
+
+        async def refused(tool: str, **arguments: Any) -> str:
+            result = await client.call_tool(tool, arguments)
+            assert result.is_error, result
+            return str(result.content[0].text)  # type: ignore[union-attr]
+
+        tax = {"query": "sales_tax"}
+        assert "no language here is called pyton; there are python" in await refused(
+            "search_code", **tax, languages=["pyton"]
+        )
+        assert "no kind here is called functon; there are function, method" in await refused(
+            "search_code", **tax, kinds=["functon"]
+        )
+        for tool, name in (("search_code", "query"), ("code_context", "query"), ("find_definition", "name")):
+            assert f"expected some text as {name}" in await refused(tool, **{name: " "})
+        assert "expected some text as path" in await refused("around_file", path="")
+        assert "there is tax.py" in await refused("around_file", path="src/tax.py")
+        assert "limit" in await refused("search_code", **tax, limit="many")
+        assert "Unknown tool" in await refused("delete_everything")
+        found = await client.call_tool("search_code", {**tax, "languages": ["Python"], "kinds": ["FUNCTION"]})
+        assert [hit["path"] for hit in said(found)][:1] == ["tax.py"]
+        assert said(await client.call_tool("search_code", {**tax, "paths": ["nowhere/"]})) == []
+        for path in ("tax.py", "./tax.py", str(folder / "tax.py")):
+            around = said(await client.call_tool("around_file", {"path": path}))
+            assert (around["path"], around["left_out"]) == ("tax.py", 0)
+        assert said(await client.call_tool("find_definition", {"name": "tax.sales_tax"}))[0]["path"] == "tax.py"
+    search.close()
+
+
 async def test_projects_are_served_by_id(local: LocalFolder) -> None:
     build(folder_source(local.root), local.store, IndexName("shop"), local.embedder)
     search = CodeSearch(local.store, local.embedder)

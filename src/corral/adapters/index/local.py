@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import functools
+import logging
+import os
 import shutil
 import time
 import uuid
@@ -11,13 +14,22 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
-from corral.adapters.index.local_layout import Manifest, disk_failed, generation_name, safe_name
+from corral.adapters.index.local_layout import (
+    DEFAULT_BRANCH,
+    Manifest,
+    branch_folder,
+    disk_failed,
+    generation_name,
+    safe_name,
+)
 from corral.adapters.index.local_reader import LocalIndexReader
 from corral.adapters.index.local_writer import LocalIndexWriter, Sealed, replace_text, sweep
 from corral.adapters.index.port import IndexName
 from corral.errors import SearchFailed
 
 __all__ = ["LocalIndexReader", "LocalIndexStore", "LocalIndexWriter"]
+
+_log = logging.getLogger(__name__)
 
 _OPEN_TRIES = 5
 
@@ -34,7 +46,7 @@ class LocalIndexStore:
 
     def folder(self, name: IndexName) -> Path:
         """Where an index is kept."""
-        return self._root / safe_name(name.project_id) / safe_name(name.branch or "@default")
+        return self._root / safe_name(name.project_id) / branch_folder(name.branch)
 
     def current(self, name: IndexName) -> int | None:
         """Number of the published generation."""
@@ -44,15 +56,17 @@ class LocalIndexStore:
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
 
-    def open(self, name: IndexName) -> LocalIndexReader | None:
-        """The published generation; None when there is none."""
+    def open(
+        self, name: IndexName, make: Callable[[Path], LocalIndexReader] = LocalIndexReader
+    ) -> LocalIndexReader | None:
+        """The published generation, by ``make`` of its folder; None when there is none."""
         for attempt in range(_OPEN_TRIES):
             generation = self.current(name)
             if generation is None:
                 return None
             folder = self.folder(name) / generation_name(generation)
             try:
-                return LocalIndexReader(folder)
+                return make(folder)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 # A writer may have published twice since CURRENT was read, and swept this generation away.
                 if attempt == _OPEN_TRIES - 1 or self.current(name) == generation:
@@ -89,23 +103,31 @@ class LocalIndexStore:
         """
         folder = self.folder(name)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = _lock(folder / "LOCK", self._lock_timeout)
+            lock = _lock(folder, self._lock_timeout)
         except OSError as error:
             raise disk_failed("lock", error) from error
         try:
+            _write_name(folder, name)
             base = None if fresh else self._base(name, identity)
             new = max(self.current(name) or 0, _newest(folder), above) + 1
-            return LocalIndexWriter(
+            begin = functools.partial(
+                LocalIndexWriter,
                 folder,
                 lock=lock,
                 generation=new,
-                base=base,
                 identity=identity,
                 embedder=embedder,
                 dimension=dimension,
                 sealed=sealed,
             )
+            try:
+                return begin(base=base)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                if base is None:
+                    raise
+                # Cut by a loss of power, damaged, or another branch's that has just gone: an index is a cache.
+                _log.warning("the index in %s can't be built upon (%s): it is made anew", base, error)
+                return begin(base=None)
         except BaseException as error:
             lock.close()
             if isinstance(error, OSError | ValueError):
@@ -125,20 +147,46 @@ class LocalIndexStore:
             SearchFailed: A writer is at work (retryable), or the disk refuses.
         """
         timeout = self._lock_timeout if wait else timedelta(0)
-        _adopt(self.folder(name), generation, fill, self.current_folder(name), timeout)
-
-    def adopt_folder(self, project: str, branch: str, generation: int, fill: Fill) -> None:
-        """As ``adopt``, of an index whose folder's name is known but not its branch."""
-        _adopt(self._root / project / branch, generation, fill, None, self._lock_timeout)
+        folder, old = self.folder(name), self.current_folder(name)
+        try:
+            with _lock(folder, timeout):
+                _write_name(folder, name)
+                for left in folder.glob("f-*"):  # of a process that was killed here
+                    shutil.rmtree(left, ignore_errors=True)
+                new = folder / f"f-{uuid.uuid4().hex}"
+                new.mkdir()
+                try:
+                    fill(new, old)
+                    target = folder / generation_name(generation)
+                    if target.exists():  # of that number, but not the same
+                        target.rename(folder / f"f-{uuid.uuid4().hex}")
+                    new.rename(target)
+                    replace_text(folder / "CURRENT", str(generation))
+                finally:
+                    shutil.rmtree(new, ignore_errors=True)
+                sweep(folder, keep={target.name, *([old.name] if old else [])})
+        except OSError as error:
+            raise disk_failed("adopt", error) from error
 
     def current_folder(self, name: IndexName) -> Path | None:
         """Folder of the published generation."""
         generation = self.current(name)
         return None if generation is None else self.folder(name) / generation_name(generation)
 
-    def remove(self, project_id: str) -> None:
-        """Forget all indexes of a project."""
-        shutil.rmtree(self._root / safe_name(project_id), ignore_errors=True)
+    def branches(self, project_id: str) -> list[str]:
+        """Branches of a project that have an index."""
+        return sorted(_name_of(path.parent) for path in (self._root / safe_name(project_id)).glob("*/CURRENT"))
+
+    def remove(self, project_id: str, branch: str | None = None) -> None:
+        """Forget the index of a branch, or all of a project; what is being written then has nowhere to go."""
+        project = self._root / safe_name(project_id)
+        if branch is None:
+            for folder in project.glob("*"):
+                _remove(folder)
+            shutil.rmtree(project, ignore_errors=True)
+        elif (folder := self.folder(IndexName(project_id, branch))).is_dir():
+            with _lock(folder, timedelta(0)):
+                _remove(folder)
 
     def _base(self, name: IndexName, identity: str) -> Path | None:
         own = self._usable(self.folder(name), identity)
@@ -160,41 +208,41 @@ class LocalIndexStore:
         return None
 
 
-def _adopt(folder: Path, generation: int, fill: Fill, old: Path | None, timeout: timedelta) -> None:
+def _remove(folder: Path) -> None:
+    (folder / "CURRENT").unlink(missing_ok=True)  # first: nobody opens what is half gone
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_name(folder: Path, name: IndexName) -> None:
+    if not (folder / "NAME").exists():
+        replace_text(folder / "NAME", name.branch)
+
+
+def _name_of(folder: Path) -> str:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / "LOCK", timeout):
-            for left in folder.glob("f-*"):  # of a process that was killed here
-                shutil.rmtree(left, ignore_errors=True)
-            new = folder / f"f-{uuid.uuid4().hex}"
-            new.mkdir()
-            try:
-                fill(new, old)
-                target = folder / generation_name(generation)
-                if target.exists():  # of that number, but not the same
-                    target.rename(folder / f"f-{uuid.uuid4().hex}")
-                new.rename(target)
-                replace_text(folder / "CURRENT", str(generation))
-            finally:
-                shutil.rmtree(new, ignore_errors=True)
-            sweep(folder, keep={target.name, *([old.name] if old else [])})
-    except OSError as error:
-        raise disk_failed("adopt", error) from error
+        return (folder / "NAME").read_text()
+    except OSError:  # made by an earlier version: a name that needed no replacing is its folder's
+        return "" if folder.name == DEFAULT_BRANCH else folder.name
 
 
 def _newest(folder: Path) -> int:
     return max((int(path.name[2:]) for path in folder.glob("g-????????") if path.name[2:].isdecimal()), default=0)
 
 
-def _lock(path: Path, timeout: timedelta, sleep: Callable[[float], None] = time.sleep) -> IO[bytes]:
-    file = path.open("ab")
+def _lock(folder: Path, timeout: timedelta, sleep: Callable[[float], None] = time.sleep) -> IO[bytes]:
+    """Take the writer's lock of an index, whose folder is made; closing the file lets go."""
     deadline = time.monotonic() + timeout.total_seconds()
     while True:
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = (folder / "LOCK").open("ab")
+        except FileNotFoundError:
+            continue  # the index was removed between the two
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            file.close()
             if time.monotonic() >= deadline:
-                file.close()
                 raise SearchFailed(
                     f"another indexing of this project has been running for more than {timeout}",
                     service="index",
@@ -204,4 +252,6 @@ def _lock(path: Path, timeout: timedelta, sleep: Callable[[float], None] = time.
                 ) from None
             sleep(0.02)
         else:
-            return file
+            if os.fstat(file.fileno()).st_nlink:
+                return file
+            file.close()  # the index was removed meanwhile, and with it the file that others lock

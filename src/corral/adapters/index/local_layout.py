@@ -4,6 +4,7 @@
 
     <root>/<project>/<branch>/
         LOCK            held (flock) by the one writer
+        NAME            the branch as its repository calls it; empty for the default branch
         CURRENT         number of the published generation
         g-00000007/     one generation; never changed once published
             manifest.json       what it is, its segments and their dead files, the size of every file
@@ -37,6 +38,8 @@ except ImportError as missing:
     raise ExtraMissing("codebase indexing needs the 'index' extra: pip install 'corral[index]'") from missing
 
 _FORMAT = 3
+DEFAULT_BRANCH = "@default"
+"""A folder's name that no branch has: ``safe_name`` makes none with this sign."""
 
 
 def _schema() -> tantivy.Schema:
@@ -140,10 +143,15 @@ def sizes_of(folder: Path) -> dict[str, int]:
 
 def safe_name(name: str) -> str:
     """A folder name for any id: readable where that is safe, with a hash where characters were replaced."""
-    plain = re.sub(r"[^A-Za-z0-9_@-]", "_", name)[:80]
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:80]
     if plain == name:
         return plain
     return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def branch_folder(branch: str) -> str:
+    """The folder of a branch's index inside its project's; ``""`` is the default branch."""
+    return safe_name(branch) if branch else DEFAULT_BRANCH
 
 
 def generation_name(generation: int) -> str:

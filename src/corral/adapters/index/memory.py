@@ -69,23 +69,24 @@ class MemoryIndexStore:
     ) -> MemoryIndexWriter:
         """Begin a generation."""
         if name in self._writing:
-            raise SearchFailed(
-                "another indexing of this project is running",
-                service="index",
-                operation="lock",
-                retryable=True,
-                reason="index_busy",
-            )
+            raise _busy()
         base = None if fresh else self._base(name, identity)
         self._writing.add(name)
         number = (self.current(name) or 0) + 1
         empty = IndexState(number, identity, "", embedder, dimension, 0, 0)
         return MemoryIndexWriter(self, name, base, empty)
 
-    def remove(self, project_id: str) -> None:
-        """Forget all indexes of a project."""
+    def branches(self, project_id: str) -> list[str]:
+        """Branches of a project that have an index."""
+        return sorted(name.branch for name in self._published if name.project_id == project_id)
+
+    def remove(self, project_id: str, branch: str | None = None) -> None:
+        """Forget the index of a branch, or all of a project."""
+        if branch is not None and IndexName(project_id, branch) in self._writing:
+            raise _busy()
         for name in [name for name in self._published if name.project_id == project_id]:
-            del self._published[name]
+            if branch in {None, name.branch}:
+                del self._published[name]
 
     def _base(self, name: IndexName, identity: str) -> _Generation | None:
         names = [name, *(other for other in self._published if other.project_id == name.project_id)]
@@ -97,6 +98,16 @@ class MemoryIndexStore:
         self._writing.discard(name)
         if generation is not None:
             self._published[name] = generation
+
+
+def _busy() -> SearchFailed:
+    return SearchFailed(
+        "another indexing of this project is running",
+        service="index",
+        operation="lock",
+        retryable=True,
+        reason="index_busy",
+    )
 
 
 class MemoryIndexReader:

@@ -336,8 +336,20 @@ class IndexStore(Protocol):
         """
         ...
 
-    def remove(self, project_id: str) -> None:
-        """Forget all indexes of a project."""
+    def branches(self, project_id: str) -> list[str]:
+        """Branches of a project that have an index, by name; ``""`` is the default one.
+
+        Raises:
+            SearchFailed: The store can't be asked.
+        """
+        ...
+
+    def remove(self, project_id: str, branch: str | None = None) -> None:
+        """Forget the index of a branch, or with None all indexes of a project; readers keep what they opened.
+
+        Raises:
+            SearchFailed: The store can't be asked, or the one branch is being written (retryable).
+        """
         ...
 
 

@@ -18,6 +18,7 @@ deletes. Numbers never go back: removing an index leaves its number in ``current
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -26,15 +27,16 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from corral.adapters.index.bucket import Bucket, Held, SwapRefused, Unchanged
+from corral.adapters.index.copies import Copies, CopiesUse, CopyReader
 from corral.adapters.index.local import LocalIndexStore
-from corral.adapters.index.local_layout import safe_name
+from corral.adapters.index.local_layout import branch_folder, disk_failed, safe_name
 from corral.adapters.index.local_reader import LocalIndexReader
 from corral.adapters.index.local_writer import LocalIndexWriter
 from corral.adapters.index.port import IndexName, IndexState
@@ -69,6 +71,11 @@ class _Last:
     tag: str | None = None
     root: Root | None = None
 
+    @property
+    def published(self) -> bool:
+        """Whether there is an index."""
+        return self.root is not None and not self.root.removed
+
 
 @dataclass(slots=True)
 class _Seen:
@@ -85,6 +92,7 @@ class SharedIndexStore:
     Args:
         bucket: Where they are published.
         copies: Folder of this machine's copies; it can be deleted at any time, and belongs to this bucket alone.
+        copies_bytes: Most that they may take on the disk; beyond it the least recently used that nobody has open go.
         refresh: How old this process's knowledge of the latest generation may be; a search that finds it older asks
             the store and fetches first. While one thread fetches, others are answered from the copy at hand.
         lock_timeout: How long a writer waits for another one on this machine.
@@ -95,11 +103,13 @@ class SharedIndexStore:
         bucket: Bucket,
         copies: Path,
         *,
+        copies_bytes: int = 10_000_000_000,
         refresh: timedelta = timedelta(seconds=1),
         lock_timeout: timedelta = timedelta(minutes=10),
     ) -> None:
         self._bucket = bucket
         self._local = LocalIndexStore(copies, lock_timeout=lock_timeout)
+        self._copies = Copies(copies, copies_bytes)
         self._refresh_s = refresh.total_seconds()
         self._indexes: dict[IndexName, _Seen] = {}
         self._checked = False
@@ -114,15 +124,31 @@ class SharedIndexStore:
 
     def open(self, name: IndexName) -> LocalIndexReader | None:
         """The published generation; None when there is none."""
-        if self.current(name) is None:
+        for _ in range(_TRIES):
+            if self.current(name) is None:
+                return None
+            try:
+                reader = self._open_copy(name)
+            except SearchFailed:
+                _log.warning("the copy of the index of %r can't be read: it is fetched again", name.project_id)
+                self._drop(name)
+                self._refresh(name, wait=True, force=True)
+                reader = self._open_copy(name)
+            if reader is not None:
+                return reader  # else it was deleted for want of room just now: once more
+        raise _busy("copies of indexes are deleted faster than they can be opened; raise CORRAL_INDEX_COPIES_MB")
+
+    def _open_copy(self, name: IndexName) -> LocalIndexReader | None:
+        used = self._copies.hold(self._local.folder(name))
+        if used is None:
             return None
+        reader = None
         try:
-            return self._local.open(name)
-        except SearchFailed:
-            _log.warning("the copy of the index of %r can't be read: it is fetched again", name.project_id)
-            self._drop(name)
-            self._refresh(name, wait=True, force=True)
-            return self._local.open(name)
+            reader = self._local.open(name, lambda folder: CopyReader(folder, used))
+        finally:
+            if reader is None:
+                used.close()
+        return reader
 
     # --- writing
 
@@ -138,19 +164,21 @@ class SharedIndexStore:
             self._bucket.check()
             self._checked = True
         for _ in range(_TRIES):
-            seen = self._refresh(name, wait=True, force=True)
+            last = self._refresh(name, wait=True, force=True).last
             if not fresh and self._local.current(name) is None:
                 self._fetch_a_sibling(name)
-            last = seen.last
-            writer = self._local.writer(
-                name,
-                identity=identity,
-                embedder=embedder,
-                dimension=dimension,
-                fresh=fresh,
-                above=last.root.generation if last.root else 0,
-                sealed=functools.partial(self._publish, name, last),
-            )
+            with self._kept(name):
+                if last.published and self._local.current(name) is None:
+                    continue  # deleted for want of room just now
+                writer = self._local.writer(
+                    name,
+                    identity=identity,
+                    embedder=embedder,
+                    dimension=dimension,
+                    fresh=fresh,
+                    above=last.root.generation if last.root else 0,
+                    sealed=functools.partial(self._publish, name, last),
+                )
             # The local lock is ours now; did the index move on while we waited for it?
             try:
                 now = self._bucket.read_unless(_root_key(name), last.tag)
@@ -162,19 +190,36 @@ class SharedIndexStore:
             writer.__exit__(None, None, None)
         raise _busy("other machines publish this index again and again")
 
-    def remove(self, project_id: str) -> None:
-        """Forget all indexes of a project; of each one its last number is kept, some hundred bytes."""
+    def branches(self, project_id: str) -> list[str]:
+        """Branches of a project that have an index; one that an earlier version published is left out."""
         project = safe_name(project_id)
-        for branch in self._bucket.folders(project):
-            self._remove(f"{project}/{branch}")
-        self._local.remove(project_id)
+        with_blocks = {key.split("/o/")[0] for key in self._bucket.keys(project) if "/o/" in key}
+        found: dict[int, Root] = {}
+
+        def take(index: int, content: bytes) -> None:
+            found[index] = _loaded(Held(content, ""), IndexName(project_id))
+
+        self._bucket.fetch([f"{home}/{_ROOT}" for home in sorted(with_blocks)], take)
+        return sorted(root.branch for root in found.values() if not root.removed and root.branch is not None)
+
+    def remove(self, project_id: str, branch: str | None = None) -> None:
+        """Forget the index of a branch, or all of a project; of each its last number is kept, some hundred bytes."""
+        project = safe_name(project_id)
+        folders = self._bucket.folders(project) if branch is None else [branch_folder(branch)]
+        for folder in folders:
+            self._remove(f"{project}/{folder}")
+        self._local.remove(project_id, branch)
         for name, seen in list(self._indexes.items()):
-            if name.project_id == project_id:
+            if name.project_id == project_id and branch in {None, name.branch}:
                 seen.checked = float("-inf")
 
     def check(self) -> None:
         """Whether the object store can be used; see ``Bucket.check``."""
         self._bucket.check()
+
+    def copies_use(self) -> CopiesUse:
+        """How much the copies on this machine take."""
+        return self._copies.use()
 
     # --- keeping up
 
@@ -187,12 +232,12 @@ class SharedIndexStore:
             force: Ask now, and fail when the store can't be asked; else a copy at hand is good enough.
         """
         seen = self._indexes.setdefault(name, _Seen())
-        if not force and time.monotonic() - seen.checked < self._refresh_s:
+        if not force and not self._due(name, seen):
             return seen
         if not seen.lock.acquire(blocking=wait):
             return seen
         try:
-            if force or time.monotonic() - seen.checked >= self._refresh_s:
+            if force or self._due(name, seen):
                 self._catch_up(name, seen, wait=wait)
         except SearchFailed as error:
             if force or self._local.current(name) is None:
@@ -203,6 +248,22 @@ class SharedIndexStore:
         finally:
             seen.lock.release()
         return seen
+
+    def _due(self, name: IndexName, seen: _Seen) -> bool:
+        """Whether to ask the store: the last answer is old, or the copy that it led to has been deleted since."""
+        if time.monotonic() - seen.checked >= self._refresh_s:
+            return True
+        return seen.last.published and self._local.current(name) is None
+
+    @contextlib.contextmanager
+    def _kept(self, name: IndexName) -> Iterator[None]:
+        """Keep the copy of an index, if there is one, while a writer begins: from then on its own lock does."""
+        used = self._copies.hold(self._local.folder(name))
+        try:
+            yield
+        finally:
+            if used is not None:
+                used.close()
 
     def _catch_up(self, name: IndexName, seen: _Seen, *, wait: bool) -> None:
         for _ in range(_TRIES):
@@ -217,12 +278,30 @@ class SharedIndexStore:
                     self._drop(name)
             elif self._token_here(name) != root.token:
                 try:
-                    self._local.adopt(name, root.generation, functools.partial(self._fetch, root), wait=wait)
+                    self._adopt(name, root, wait=wait)
                 except _BlockGone:
                     continue
             seen.checked = time.monotonic()
             return
         raise _busy("the index changes faster than it can be fetched")
+
+    def _adopt(self, name: IndexName, root: Root, *, wait: bool = True) -> None:
+        fetched = 0
+        new = self._local.current(name) is None
+
+        def fill(folder: Path, old: Path | None) -> None:
+            nonlocal fetched
+            fetched = self._fetch(root, folder, old)
+
+        self._local.adopt(name, root.generation, fill, wait=wait)
+        self._make_room(name, fetched, new=new)
+
+    def _make_room(self, name: IndexName, more_bytes: int, *, new: bool) -> None:
+        with self._kept(name):
+            try:
+                self._copies.grown(more_bytes, new=new)
+            except OSError as error:
+                raise disk_failed("make room", error) from error
 
     def _token_here(self, name: IndexName) -> str | None:
         folder = self._local.current_folder(name)
@@ -240,19 +319,25 @@ class SharedIndexStore:
         if name.branch and self._refresh(IndexName(name.project_id), wait=True, force=True).last.root is not None:
             return
         project = safe_name(name.project_id)
-        own = safe_name(name.branch or "@default")
-        for branch in self._bucket.folders(project):
-            held = self._bucket.read(f"{project}/{branch}/{_ROOT}") if branch not in {own, "@default"} else None
-            if held is None or (root := _loaded(held, name)).removed:
+        for folder in self._bucket.folders(project):
+            if folder in {branch_folder(name.branch), branch_folder("")}:
+                continue
+            held = self._bucket.read(f"{project}/{folder}/{_ROOT}")
+            root = _loaded(held, name) if held else None
+            if root is None or root.removed or root.branch is None:
                 continue
             try:
-                self._local.adopt_folder(project, branch, root.generation, functools.partial(self._fetch, root))
+                self._adopt(IndexName(name.project_id, root.branch), root)
             except _BlockGone:
                 continue
             return
 
-    def _fetch(self, root: Root, new: Path, old: Path | None) -> None:
-        """Lay a generation into an empty folder, from the last copy where that has the same, else from the store."""
+    def _fetch(self, root: Root, new: Path, old: Path | None) -> int:
+        """Lay a generation into an empty folder, from the last copy where that has the same, else from the store.
+
+        Returns:
+            How many bytes came from the store.
+        """
         before = (record_of(old) if old else None) or Root(0, "", root.home)
         if before.home != root.home:
             before = Root(0, "", root.home)
@@ -281,6 +366,7 @@ class SharedIndexStore:
         if not self._bucket.fetch(keys, take):
             raise _BlockGone
         (new / RECORD).write_bytes(root.dump())
+        return sum(block.size for block, _, _ in missing)
 
     # --- publishing
 
@@ -295,7 +381,7 @@ class SharedIndexStore:
             for path in sorted(new.rglob("*"))
             if path.is_file() and path.name != RECORD and not path.name.endswith(".lock")
         }
-        root = Root(state.generation, token, home, files=files)
+        root = Root(state.generation, token, home, files=files, branch=name.branch)
         self._write(plan, before.home, home)
         try:
             seen_tag = self._bucket.swap(_root_key(name), root.dump(), last.tag)
@@ -312,6 +398,7 @@ class SharedIndexStore:
         seen.last = _Last(seen_tag, root)
         keep = root.keys() | (last.root.keys() if last.root else set())
         self._clean(lambda: self._sweep(home, state.generation, keep))
+        self._clean(lambda: self._make_room(name, len(plan.uploads) * BLOCK_BYTES, new=base is None))
 
     def _write(self, plan: Plan, source: str, home: str) -> None:
         left = [
@@ -396,7 +483,7 @@ def _loaded(held: Held, name: IndexName) -> Root:
 
 
 def _home(name: IndexName) -> str:
-    return f"{safe_name(name.project_id)}/{safe_name(name.branch or '@default')}"
+    return f"{safe_name(name.project_id)}/{branch_folder(name.branch)}"
 
 
 def _root_key(name: IndexName) -> str:

@@ -40,6 +40,8 @@ class Root:
     #: No index, only the number of the last one.
     removed: bool = False
     files: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
+    #: As the repository calls it; None when an earlier version published it.
+    branch: str | None = None
 
     def dump(self) -> bytes:
         """The object's content."""
@@ -51,6 +53,7 @@ class Root:
             "generation": self.generation,
             "token": self.token,
             "home": self.home,
+            "branch": self.branch,
             "removed": self.removed,
             "files": files,
         }
@@ -70,7 +73,15 @@ class Root:
             ):
                 raise ValueError(f"{name!r} is no file of an index")
             files[name] = loaded
-        return cls(int(said["generation"]), str(said["token"]), str(said["home"]), bool(said["removed"]), files)
+        branch = said.get("branch")
+        return cls(
+            int(said["generation"]),
+            str(said["token"]),
+            str(said["home"]),
+            bool(said["removed"]),
+            files,
+            None if branch is None else str(branch),
+        )
 
     def keys(self) -> set[str]:
         """Of all blocks."""

@@ -59,6 +59,19 @@ def search(
     project: ProjectArgument,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for, in words or as a name.")],
     *,
+    language: Annotated[
+        list[str] | None, typer.Option("--language", "-l", help="Only this language. Repeat for several.")
+    ] = None,
+    path: Annotated[
+        list[str] | None,
+        typer.Option("--path", help="Only files that fit: src/ is everything below, '*.ts' any depth. Repeat."),
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option("--kind", "-k", help="Only function, method, class, … Repeat for several.")
+    ] = None,
+    branch: Annotated[
+        str, typer.Option("--branch", help="One without an index is answered from the default branch's.")
+    ] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100, help="At most this many.")] = 10,
     json: JsonOption = False,
 ) -> None:
@@ -68,13 +81,22 @@ def search(
         await corral.parts.projects.get(project)
         from rich.syntax import Syntax  # noqa: PLC0415 - its highlighter's tables are for the few that show code
 
-        hits = await corral.parts.code_search.search(project, query, limit=limit)
+        hits = await corral.parts.code_search.search(
+            project,
+            query,
+            limit=limit,
+            branch=branch,
+            languages=language or (),
+            paths=path or (),
+            kinds=kind or (),
+        )
         if output.json:
             output.show(list(hits))
             return None
         for hit in hits:
             output.out.print(
-                f"[bold]{escape(hit.path)}:{hit.start_line}[/]-{hit.end_line} [dim]{escape(hit.symbol or '')}[/]"
+                f"[bold]{escape(hit.path)}:{hit.start_line}[/]-{hit.end_line} {escape(hit.symbol)} "
+                f"[dim]{escape(hit.why)}[/]"
             )
             output.out.print(
                 Syntax(

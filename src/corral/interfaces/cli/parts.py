@@ -111,11 +111,18 @@ async def try_index_store(settings: Settings) -> str:
     """
     if settings.index_store == "local":
         return "on this machine alone"
-    from corral.adapters.index.bucket import open_bucket  # noqa: PLC0415 - an extra
+    from corral.adapters.index.factory import make_shared_store  # noqa: PLC0415 - an extra
 
-    bucket = open_bucket(settings.index_store, endpoint=settings.index_store_endpoint)
-    await asyncio.to_thread(bucket.check)
-    return f"{settings.index_store} takes conditional writes"
+    def ask() -> str:
+        store = make_shared_store(settings)
+        store.check()
+        use = store.copies_use()
+        return (
+            f"{settings.index_store} takes conditional writes; copies here: {use.indexes}, "
+            f"{use.used_bytes / 1e6:,.0f} of {use.limit_bytes / 1e6:,.0f} MB"
+        )
+
+    return await asyncio.to_thread(ask)
 
 
 async def try_forge(settings: Settings) -> Finding:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from corral.client import Corral
-from corral.errors import GitFailed, PayloadInvalid
+from corral.errors import GitFailed, PayloadInvalid, UnknownProject
 from corral.interfaces.cli.output import Output
 from corral.interfaces.cli.parameters import JsonOption, ProjectArgument
 from corral.interfaces.cli.rendering import json_block, plain_table
@@ -41,6 +41,15 @@ def add(
     forge_url: Annotated[str | None, typer.Option("--forge-url", help="Address of an own forge's API.")] = None,
     test_command: Annotated[str | None, typer.Option("--test-command", help="Runs the project's tests.")] = None,
     setup_command: Annotated[str | None, typer.Option("--setup-command", help="Installs its dependencies.")] = None,
+    submodule: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--submodule",
+            metavar="PROJECT",
+            help="A registered project that is indexed as this one's submodule; whoever may search this one sees it. "
+            "Repeat for several.",
+        ),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Change what is registered under this id.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -56,10 +65,13 @@ def add(
             "forge_url": forge_url,
             "test_command": test_command,
             "setup_command": setup_command,
+            "submodules": tuple(submodule or ()),
         }
         # Before anybody is asked about the address: it may hold a token, and be refused for it.
         found = await _default_branch(corral, output, _checked(given).repository, branch)
         made = _checked({**given, "default_branch": found})
+        if replace and await _points_elsewhere(corral, made):
+            await corral.parts.forget_indexes(made.id)
         await corral.parts.projects.add(made, replace=replace)
         output.show(
             made, f"{escape(made.id)}: registered, {escape(made.repository)}, branch {escape(made.default_branch)}"
@@ -73,6 +85,14 @@ def _checked(given: dict[str, Any]) -> Project:
         return Project.model_validate({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise PayloadInvalid(f"The project doesn't fit: {explain(error)}") from None
+
+
+async def _points_elsewhere(corral: Corral, project: Project) -> bool:
+    """Whether another repository is registered under its id, whose code nobody should find in it any more."""
+    try:
+        return (await corral.parts.projects.get(project.id)).repository != project.repository
+    except UnknownProject:
+        return False
 
 
 async def _default_branch(corral: Corral, output: Output, address: str, wanted: str | None) -> str | None:
@@ -120,12 +140,10 @@ def show(context: typer.Context, project: ProjectArgument, *, json: JsonOption =
 
 @commands.command("remove")
 def remove(context: typer.Context, project: ProjectArgument, *, json: JsonOption = False) -> None:
-    """Forget a project; its repository stays as it is."""
+    """Forget a project and its indexes; its repository stays as it is."""
 
     async def command(corral: Corral, output: Output) -> None:
-        store = corral.parts.projects
-        await store.get(project)
-        await store.remove(project)
+        await corral.parts.remove_project(project)
         output.show({"id": project}, f"{escape(project)}: removed")
 
     run(context, command, json=json)

@@ -109,6 +109,8 @@ class DeduplicationOption(Inbound):
     """Each further add begins ``ttlMs`` anew."""
     replace: Bool = False
     """Each further add replaces a delayed job's data (debounce)."""
+    keep_last_if_active: Bool = False
+    """While the job runs, the last further add waits, to run after it."""
 
 
 class JobOptions(Inbound):
@@ -474,6 +476,20 @@ class FlowNode(Inbound):
     """They run first; the parent when all have ended."""
 
 
+class IndexingJob(Outbound):
+    """A job that a push led to, or that was there already."""
+
+    project_id: str
+    branch: str
+    job_id: str
+
+
+class IndexingJobs(Outbound):
+    """What a webhook's message led to."""
+
+    jobs: list[IndexingJob]
+
+
 class AddedFlow(AddedJob):
     """A flow that is in the queues now."""
 
@@ -501,6 +517,10 @@ class AddProject(Inbound):
     test_command: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
     setup_command: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
     allow_workflow_changes: Bool = False
+    submodules: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=100)
+    ] = []
+    """Registered projects that are indexed as submodules of this one; whoever may search this one sees them."""
 
 
 class ProjectView(Outbound):
@@ -514,6 +534,7 @@ class ProjectView(Outbound):
     test_command: str | None
     setup_command: str | None
     allow_workflow_changes: bool
+    submodules: list[str]
     created_at: datetime
 
 

@@ -37,7 +37,7 @@ def add_routes(section: Section) -> None:
     endpoint(section, "GET", "/projects/{project_id}", get_project, scope="read", answers=models.ProjectView,
              problems=(404,))  # fmt: skip
     endpoint(section, "DELETE", "/projects/{project_id}", remove_project, scope="manage", answers=None, status=204,
-             problems=(404,))  # fmt: skip
+             problems=(404, 502))  # fmt: skip
     endpoint(section, "GET", "/projects/{project_id}/search", search_project, scope="read", answers=models.SearchHits,
              problems=(404, 501, 502))  # fmt: skip
 
@@ -75,6 +75,11 @@ async def add_project(call: CallDep, body: models.AddProject) -> Response:
     given: Mapping[str, object] = body.model_dump(exclude_unset=True)
     if not call.principal.may_use_project(body.id):
         raise NotPermitted(f"expected a project that this token may use, got {body.id!r}")
+    for submodule in body.submodules:
+        try:
+            await _store(call).get(usable_project(call, submodule))
+        except UnknownProject:
+            raise PayloadInvalid(f"submodules: no project {submodule!r} is registered") from None
     try:
         project = Project.model_validate(given)
     except ValidationError as error:
@@ -92,8 +97,8 @@ async def get_project(call: CallDep, project_id: ProjectId) -> Response:
 
 
 async def remove_project(call: CallDep, project_id: ProjectId) -> Response:
-    """Forget a project; its repository stays untouched."""
-    await _store(call).remove(usable_project(call, project_id))
+    """Forget a project and its indexes; its repository stays untouched."""
+    await call.corral.parts.remove_project(usable_project(call, project_id))
     return Response(status_code=204)
 
 

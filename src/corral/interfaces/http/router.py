@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
-from corral.interfaces.http import access, artifacts, events, health, jobs, metrics, projects, pulls, queues, submission
+from corral.interfaces.http import (
+    access,
+    artifacts,
+    events,
+    health,
+    hooks,
+    jobs,
+    metrics,
+    projects,
+    pulls,
+    queues,
+    submission,
+)
 from corral.interfaces.http.context import Api, SearchPort
 from corral.interfaces.http.guard import guarded_route
 from corral.interfaces.http.routes import Section
@@ -43,6 +55,7 @@ def router_of(api: Api) -> APIRouter:
         (queues, "queues"),
         (projects, "projects"),
         (pulls, "projects"),
+        (hooks, "hooks"),
         (access, "access"),
     ):
         part.add_routes(Section(router, "/v1", tag))

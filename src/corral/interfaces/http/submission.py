@@ -255,7 +255,11 @@ def option_arguments(call: Call, options: models.JobOptions) -> dict[str, Any]:
         "lifo": options.lifo or None,
         "deduplication": asked
         and Deduplication(
-            id=owner + asked.id, ttl=_milliseconds(asked.ttl_ms), extend=asked.extend, replace=asked.replace
+            id=owner + asked.id,
+            ttl=_milliseconds(asked.ttl_ms),
+            extend=asked.extend,
+            replace=asked.replace,
+            keep_last_if_active=asked.keep_last_if_active,
         ),
         "keep_completed": _kept(options.keep_completed_s),
         "keep_failed": _kept(options.keep_failed_s),

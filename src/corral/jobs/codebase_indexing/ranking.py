@@ -327,6 +327,8 @@ def why(question: Question, chunk: StoredChunk, held: Sequence[bool], similarity
         reasons.append(f"text has {', '.join(in_text[:6])}")
     if similarity > 0.3:
         reasons.append(f"means something similar ({similarity:.2f})")
+    if not reasons and not any(held):
+        return f"nearest in meaning ({similarity:.2f})"
     return "; ".join(reasons) or "some words in common"
 
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from corral.adapters.index.port import (
     StoredSymbol,
 )
 from corral.errors import SearchFailed
+from corral.jobs.codebase_indexing.naming import definitions_of, named_as_asked, namesakes
 from corral.jobs.codebase_indexing.ranking import (
     CANDIDATES,
     WEIGHTS,
@@ -40,6 +41,8 @@ _OPEN_INDEXES = 16
 _CHARS_PER_TOKEN = 3.6
 """Of code, by the tokenizers of today's models: 3.3 to 4.1."""
 _MAX_QUERY_CHARS = 4000
+_SYMBOL_LABEL_TOKENS = 16
+"""Of a definition in a list: its lines, and what the fields are called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,8 @@ class Neighbourhood:
     tests: tuple[str, ...]
     #: Code that uses its definitions, best first.
     callers: tuple[SearchHit, ...]
+    #: How many entries of these lists the budget had no room for.
+    left_out: int = 0
 
 
 @dataclass(slots=True)
@@ -123,7 +128,7 @@ class CodeSearch:
             query: A question, an error message, a name.
             limit: At most so many hits.
             branch: ``""`` is the default branch; a branch that has no index of its own is answered from that one.
-            languages: Only these.
+            languages: Only these; the case doesn't matter, nor that of kinds.
             paths: Only files that fit one of these shell-style patterns; ``src/`` means everything below it.
             kinds: Only chunks in which something of these kinds is defined.
 
@@ -133,7 +138,7 @@ class CodeSearch:
         Raises:
             SearchFailed: ``not_indexed`` when the project has no index; or it can't be read.
         """
-        filters = Filters(frozenset(languages), tuple(paths), frozenset(kinds))
+        filters = Filters(frozenset(map(str.lower, languages)), tuple(paths), frozenset(map(str.lower, kinds)))
         return await asyncio.to_thread(self.search_now, project_id, query, limit=limit, branch=branch, filters=filters)
 
     def search_now(
@@ -157,13 +162,13 @@ class CodeSearch:
         return await asyncio.to_thread(self._with_reader, project_id, branch, lambda opened: opened.reader.state)
 
     async def definitions(self, project_id: str, name: str, *, branch: str = "", limit: int = 50) -> list[StoredSymbol]:
-        """Where a name is defined; the case matters.
+        """Where a name is defined; the case matters. It may say inside of what: ``Cart.add``, ``shop::Cart::add``.
 
         Raises:
             SearchFailed: ``not_indexed``, or it can't be read.
         """
         return await asyncio.to_thread(
-            self._with_reader, project_id, branch, lambda opened: opened.reader.definitions(name, limit)
+            self._with_reader, project_id, branch, lambda opened: definitions_of(opened.reader, name, limit)
         )
 
     async def context(
@@ -181,6 +186,8 @@ class CodeSearch:
         self, project_id: str, path: str, *, max_tokens: int = 4000, branch: str = ""
     ) -> Neighbourhood:
         """What is around a file: what it imports, what imports it, its tests, code that uses its definitions.
+
+        All of it together stays within the budget, roughly; lists get at most half of it, code what they leave.
 
         Raises:
             SearchFailed: ``not_indexed``, ``unknown_file``, or it can't be read.
@@ -203,13 +210,7 @@ class CodeSearch:
         if opened is None and branch:
             opened = self._acquire(IndexName(project_id))
         if opened is None:
-            raise SearchFailed(
-                f"project {project_id!r} has no index yet: add a codebase-indexing job for it",
-                service="index",
-                operation="search",
-                retryable=False,
-                reason="not_indexed",
-            )
+            raise not_indexed(project_id)
         try:
             return ask(opened)
         finally:
@@ -223,6 +224,8 @@ class CodeSearch:
                 opened.users += 1
                 self._open.move_to_end(name)
                 return opened
+            if generation is None:
+                self._retire(self._open.pop(name, None))  # removed, or its branch is gone
         if generation is None:
             return None
         reader = self._store.open(name)
@@ -259,11 +262,12 @@ class CodeSearch:
         found = reader.candidates(LexicalQuery(terms(question, self._weights), filters), max(CANDIDATES, limit))
         embedder = self._embedder
         similarities = None
-        if embedder is not None and embedder.name == reader.state.embedder and not question.bare:
+        made_by = (reader.state.embedder, reader.state.dimension)
+        if embedder is not None and (embedder.name, embedder.dimension) == made_by and not question.bare:
             vector = embedder.embed_query(query)
             if len(found.uids):
                 similarities = reader.vectors(found.uids) @ vector
-            else:
+            elif vector.any():  # else none of its words means anything to the embedder
                 found = reader.nearest(vector, limit, filters)  # no word in common: meaning is all there is
                 similarities = found.scores
         if not len(found.uids):
@@ -276,7 +280,7 @@ class CodeSearch:
         best = ranked.order[:limit]
         places = dict(zip(found.uids[best].tolist(), best.tolist(), strict=True))
         hits = []
-        for chunk in reader.chunks(list(places)):
+        for chunk in named_as_asked(reader, question, filters, reader.chunks(list(places))):
             index = places[chunk.uid]
             reason = why(question, chunk, held[index].tolist(), float(ranked.similarities[index]))
             hits.append(_hit(chunk, float(ranked.scores[index]), reason))
@@ -293,9 +297,10 @@ class CodeSearch:
 
     def _neighbourhood(self, opened: _Open, path: str, max_tokens: int) -> Neighbourhood:
         reader = opened.reader
+        path = path.removeprefix("./")
         if reader.file(path) is None:
             raise SearchFailed(
-                f"the index holds no file {path!r}",
+                f"the index holds no file {path!r}{namesakes(reader, path)}",
                 service="index",
                 operation="neighbourhood",
                 retryable=False,
@@ -308,15 +313,17 @@ class CodeSearch:
         callers = self._callers(opened, path, symbols, importers)
         known = reader.files()
         imported = sorted({found for name in imports for found in resolved_imports(name, path) if found in known})
-        return Neighbourhood(
+        purse = _Purse(max_tokens // 2)
+        told = Neighbourhood(
             path=path,
-            symbols=tuple(symbols),
-            imports=tuple(imports),
-            imported_files=tuple(imported),
-            importers=tuple(importers),
-            tests=tuple(tests),
-            callers=tuple(within_budget(callers, max_tokens)),
+            tests=purse.pay(tests, token_estimate),
+            imported_files=purse.pay(imported, token_estimate),
+            importers=purse.pay(importers, token_estimate),
+            symbols=purse.pay(symbols, _symbol_tokens),
+            imports=purse.pay(imports, token_estimate),
+            callers=tuple(within_budget(callers, max_tokens - max_tokens // 2 + purse.left)),
         )
+        return replace(told, left_out=purse.refused + len(callers) - len(told.callers))
 
     @staticmethod
     def _tests_of(opened: _Open, path: str, importers: Sequence[str]) -> list[str]:
@@ -371,6 +378,41 @@ def _hit(chunk: StoredChunk, score: float, reason: str) -> SearchHit:
         why=reason,
         text=chunk.text,
     )
+
+
+def not_indexed(project_id: str) -> SearchFailed:
+    """What somebody is told who asks a project that has no index, or that is none of theirs."""
+    return SearchFailed(
+        f"project {project_id!r} has no index yet: run `corral index {project_id}`, or add a codebase-indexing job",
+        service="index",
+        operation="search",
+        retryable=False,
+        reason="not_indexed",
+    )
+
+
+def _symbol_tokens(symbol: StoredSymbol) -> int:
+    return token_estimate(f"{symbol.parent} {symbol.name} {symbol.kind}") + _SYMBOL_LABEL_TOKENS
+
+
+class _Purse:
+    """A budget of tokens for lists, spent in the order of their worth."""
+
+    def __init__(self, tokens: int) -> None:
+        self.left = tokens
+        self.refused = 0
+
+    def pay(self, entries: Sequence[T], cost: Callable[[T], int]) -> tuple[T, ...]:
+        """As many entries as there is room for."""
+        kept = []
+        for entry in entries:
+            price = cost(entry)
+            if price > self.left:
+                break
+            self.left -= price
+            kept.append(entry)
+        self.refused += len(entries) - len(kept)
+        return tuple(kept)
 
 
 def token_estimate(text: str) -> int:

@@ -142,4 +142,4 @@ def test_why_names_no_word_that_is_not_there() -> None:
     question = understood("wait for the network")
     hit = chunk("Policy", "src/a.py", "def wait(): ...")
     assert why(question, hit, [True, True], 0.0) == "text has wait"
-    assert why(question, hit, [False, False], 0.0) == "some words in common"
+    assert why(question, hit, [False, False], 0.21) == "nearest in meaning (0.21)"
