@@ -219,7 +219,7 @@ class Settings(BaseSettings):
     """Address of a task on the platform, with ``{task_id}`` in it; pull requests link it."""
     commit_signing_key: Path | None = None
     """SSH private key that signs generated commits; None leaves them unsigned."""
-    commit_author: str = "Corral <corral@localhost>"
+    commit_author: Annotated[str, Field(pattern=r"^[^<>\x00-\x1f]+<[^<>\x00-\x20]+>$")] = "Corral <corral@localhost>"
     """Author of generated commits, ``Name <mail>``."""
 
     # --- HTTP

@@ -13,6 +13,8 @@ from corral.settings import read_settings, variable_of
     [
         ("CORRAL_CONCURRENCY", "many", "CORRAL_CONCURRENCY: input should be a valid integer"),
         ("CORRAL_PORT", "0", "got '0'"),
+        ("CORRAL_COMMIT_AUTHOR", "ada@example.org", "CORRAL_COMMIT_AUTHOR: string should match pattern"),
+        ("CORRAL_COMMIT_AUTHOR", "Ada <ada @example.org>", "CORRAL_COMMIT_AUTHOR: string should match pattern"),
         ("CORRAL_COMMIT_TRAILERS", "no JSON", "CORRAL_COMMIT_TRAILERS: expected JSON"),
         ("CORRAL_COMMIT_TRAILERS", '{"A": 1}', "CORRAL_COMMIT_TRAILERS.A: "),
     ],

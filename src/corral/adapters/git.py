@@ -132,6 +132,8 @@ class GitRemote:
         """
         if self.transport is None:
             told = f"expected a repository as https://… or an absolute path, got {masked_url(self.url)!r}"
+            if masked_url(self.url) != self.url:
+                told += " with a user or a token in it: those belong in the settings"
             raise _failed(told, "address", "unsupported_address")
 
     @property

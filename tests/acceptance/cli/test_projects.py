@@ -156,6 +156,15 @@ def test_the_doctor_finds_what_is_stuck(cli: Cli, documents: Documents) -> None:
     assert "mend: corral resume linger" in shown
 
 
+def test_the_doctor_tries_the_embedder_that_is_set(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORRAL_EMBEDDER", "statik")
+    result = cli("doctor", "--json")
+    findings = {document["check"]: document for document in map(json.loads, result.stdout.splitlines())}
+    assert result.exit_code == 1
+    assert findings["code search"]["verdict"] == "fault"
+    assert "got 'statik'" in findings["code search"]["detail"]
+
+
 def test_the_doctor_tells_how_to_reach_redis(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://ada:hidden-word@127.0.0.1:1")
     result = cli("doctor", app_too=False)

@@ -472,6 +472,7 @@ async def test_a_remote_that_could_be_an_option_or_a_program_is_refused() -> Non
             GitRemote(url)
         assert raised.value.reason == "unsupported_address"
         assert "pw" not in str(raised.value)
+        assert ("a user or a token in it" in str(raised.value)) is ("pw" in url)
 
 
 async def test_a_submodule_is_never_fetched(tmp_path: Path, bench: Bench) -> None:

@@ -88,17 +88,22 @@ async def prepare_model(settings: Settings, say: Callable[[str], None]) -> str:
 
 
 async def try_index(settings: Settings) -> str:
-    """Whether projects can be indexed and searched here.
+    """Whether projects can be indexed and searched here, by the embedder that the settings name.
 
     Raises:
-        ExtraMissing: The index's extra is not installed.
+        ExtraMissing: The index's extra is not installed, or the embedder's.
+        ConfigurationError: There is no such embedder, or something that it needs is not set.
+        ModelUnavailable: A file of its model is missing.
     """
     missing = [
         name for name in ("tantivy", "tree_sitter_language_pack", "numpy") if importlib.util.find_spec(name) is None
     ]
     if missing:
         raise ExtraMissing(f"the index needs an extra ({', '.join(missing)} missing): pip install 'corral[index]'")
-    return f"in {settings.data_dir}"
+    from corral.adapters.embedder.factory import make_embedder  # noqa: PLC0415 - see the module
+
+    (await asyncio.to_thread(make_embedder, settings)).close()
+    return f"in {settings.data_dir}, by the embedder {settings.embedder}"
 
 
 async def try_index_store(settings: Settings) -> str:

@@ -32,6 +32,7 @@ _SANDBOX = (
     "pip install 'corral[sandbox]' or apt-get install bubblewrap; docs/test-execution.md tells what else is needed"
 )
 _MODEL = "set CORRAL_MODEL and the provider's key, or pip install 'corral[llm,local-model]'"
+_INDEX = "pip install 'corral[index]', and set CORRAL_EMBEDDER as docs/search.md says"
 _MARKS = {
     Verdict.OK: ("✓", "green"),
     Verdict.NOTE: ("·", "dim"),
@@ -115,7 +116,7 @@ async def examine_machine(settings: Settings) -> list[Finding]:
         await asyncio.to_thread(check_disk, settings, local_model_missing=missing),
         await check_by_trying("sandbox", lambda: parts.try_sandbox(settings), _SANDBOX),
         await check_by_trying("model", lambda: parts.try_model(settings), _MODEL),
-        await check_by_trying("code search", lambda: parts.try_index(settings), "pip install 'corral[index]'"),
+        await check_by_trying("code search", lambda: parts.try_index(settings), _INDEX),
         await check_by_trying(
             "index store", lambda: parts.try_index_store(settings), "docs/search.md says what the bucket needs"
         ),
