@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 as int8 ONNX: better vectors than the static ones at some 20 chunks a second. Opt-in.
+"""all-MiniLM-L6-v2 as int8 ONNX: a transformer's vectors at ten to twenty chunks a second. Opt-in.
 
 The model's file and its tokenizer are the user's to install; ``docs/search.md`` names packages that bring them.
 """
