@@ -20,6 +20,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
@@ -109,8 +111,8 @@ def questions(reader: LocalIndexReader) -> list[list[str]]:
 def local_question(reader: LocalIndexReader, words: list[str]) -> float:
     started = time.perf_counter()
     terms = {field: [(word, WEIGHTS[field]) for word in words] for field in FIELDS}
-    found = reader.candidates(LexicalQuery(terms), CANDIDATES)
-    reader.vectors(found.uids)
+    vector = np.full(reader.state.dimension, reader.state.dimension**-0.5, dtype=np.float32)
+    found = reader.candidates(LexicalQuery(terms, words=words, vector=vector), CANDIDATES)
     reader.chunks(found.uids[:10].tolist())
     return time.perf_counter() - started
 
@@ -149,8 +151,6 @@ def postgres(reader: LocalIndexReader, asked: list[list[str]], folder: Path) -> 
 
 
 def load(connection: Any, reader: LocalIndexReader) -> None:
-    import numpy as np
-
     connection.execute("CREATE EXTENSION vector")
     width = reader.state.dimension
     connection.execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import time
 import uuid
@@ -20,6 +21,7 @@ from corral.errors import SearchFailed
 __all__ = ["LocalIndexReader", "LocalIndexStore", "LocalIndexWriter"]
 
 _OPEN_TRIES = 5
+_DEFAULT_BRANCH = "@default"
 
 Fill = Callable[[Path, Path | None], None]
 """Lays a generation into an empty folder, given that and the folder of the generation before, if there is one."""
@@ -34,13 +36,18 @@ class LocalIndexStore:
 
     def folder(self, name: IndexName) -> Path:
         """Where an index is kept."""
-        return self._root / safe_name(name.project_id) / safe_name(name.branch or "@default")
+        return self._root / safe_name(name.project_id) / safe_name(name.branch or _DEFAULT_BRANCH)
 
     def current(self, name: IndexName) -> int | None:
         """Number of the published generation."""
+        path = f"{self._root}/{safe_name(name.project_id)}/{safe_name(name.branch or _DEFAULT_BRANCH)}/CURRENT"
         try:
-            with (self.folder(name) / "CURRENT").open("rb") as file:
-                return int(file.read(32))
+            # Each search asks; with pathlib and a file object it would take ten times as long.
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return int(os.read(file, 32))
+            finally:
+                os.close(file)
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
 

@@ -23,17 +23,18 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from corral.adapters.index.local_columns import Strings, hashed, load_columns, packed_strings, save_columns
+from corral.adapters.index.local_columns import Strings, hashed, load_columns, numbers, packed_strings, save_columns
 from corral.adapters.index.local_text import (
     PackWriter,
     TextCodec,
     map_vectors,
     pack_vectors,
+    similarities,
     unpack_vectors,
     vector_dtype,
 )
-from corral.adapters.index.port import ChunkRow, FileRow, SymbolRow
-from corral.adapters.index.signature import signatures_of
+from corral.adapters.index.port import Candidates, ChunkRow, FileRow, StoredChunk, SymbolRow
+from corral.adapters.index.signature import held, signatures_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -273,6 +274,7 @@ class Segment:
         self._symbols = _prefixed(columns, "symbol_")
         self._paths, self._blobs, self._names = (Strings(columns, name) for name in ("path", "blob", "name"))
         self.uids: NDArray[Any] = self.chunks["uid"]
+        self._chunk_numbers = {name: numbers(column) for name, column in self.chunks.items()}
         self.vectors = map_vectors(vectors_path, len(self.uids), self.dimension)
         expected = len(self.uids) * vector_dtype(self.dimension).itemsize
         if vectors_path.stat().st_size != expected:
@@ -341,17 +343,40 @@ class Segment:
 
     def chunk(self, row: int) -> ChunkRow:
         """A chunk without its words."""
-        columns = self.chunks
-        parent, symbol = self._name(columns["parent"][row]), self._name(columns["symbol"][row])
+        columns = self._chunk_numbers
         return ChunkRow(
-            start_line=int(columns["start"][row]),
-            end_line=int(columns["end"][row]),
-            symbol=f"{parent}.{symbol}" if parent else symbol,
+            start_line=columns["start"][row],
+            end_line=columns["end"][row],
+            symbol=self._symbol_of_chunk(row),
             kind=self.kinds[columns["kind"][row]],
             kinds=tuple(self.kind_sets[columns["kinds"][row]].split()),
             defines=bool(columns["defines"][row]),
             fields={},
         )
+
+    def chunk_lines(self, row: int) -> tuple[int, int]:
+        """A chunk's first and last line; both belong to it."""
+        return self._chunk_numbers["start"][row], self._chunk_numbers["end"][row]
+
+    def stored_chunk(self, row: int, file_row: int, text: str) -> StoredChunk:
+        """A chunk of a file, with its text."""
+        columns = self._chunk_numbers
+        return StoredChunk(
+            columns["uid"][row],
+            self.path(file_row),
+            self.language(file_row),
+            columns["start"][row],
+            columns["end"][row],
+            self._symbol_of_chunk(row),
+            self.kinds[columns["kind"][row]],
+            bool(columns["defines"][row]),
+            text,
+        )
+
+    def _symbol_of_chunk(self, row: int) -> str:
+        parent, symbol = self._chunk_numbers["parent"][row], self._chunk_numbers["symbol"][row]
+        name = self._name(symbol) if symbol else ""
+        return f"{self._name(parent)}.{name}" if parent else name
 
     def symbols(self, row: int) -> list[SymbolRow]:
         """A file's definitions in order."""
@@ -413,10 +438,30 @@ class Segment:
         """Vectors of chunks, (n, dimension), unit length but for rounding."""
         return unpack_vectors(self.vectors[rows], self.dimension)
 
-    def signatures(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Signatures of chunks' words, (n, ``SIGNATURE_BYTES``)."""
-        found: NDArray[np.uint8] = self.vectors["words"][rows]
-        return found
+    def similarities(self, rows: NDArray[np.int64], vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Cosine of each of some chunks with a unit vector, (n,)."""
+        return similarities(self.vectors.take(rows), vector)
+
+    def candidates(
+        self,
+        rows: NDArray[np.int64],
+        uids: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        words: Sequence[str],
+        vector: NDArray[np.float32] | None,
+    ) -> Candidates:
+        """What is known of chunks, by their rows; see the port."""
+        file_rows = self.file_of_chunk.take(rows)
+        stored = self.vectors.take(rows)
+        return Candidates(
+            uids=uids,
+            scores=scores,
+            files=self.files["id"].take(file_rows).astype(np.int64),
+            priors=self.files["prior"].take(file_rows),
+            defines=self.chunks["defines"].take(rows),
+            held=held(stored["words"], words),
+            similarities=None if vector is None else similarities(stored, vector),
+        )
 
     def _name(self, number: int) -> str:
         return _text(self._names[number])

@@ -25,7 +25,6 @@ from corral.errors import SearchFailed
 from corral.jobs.codebase_indexing.ranking import (
     CANDIDATES,
     WEIGHTS,
-    Evidence,
     Weights,
     rank,
     stem_words,
@@ -254,40 +253,38 @@ class CodeSearch:
     # --- one search
 
     def _search(self, opened: _Open, query: str, limit: int, filters: Filters) -> list[SearchHit]:
-        reader = opened.reader
+        reader, embedder = opened.reader, self._embedder
         question = understood(query)
-        found = reader.candidates(LexicalQuery(terms(question, self._weights), filters), max(CANDIDATES, limit))
-        embedder = self._embedder
-        similarities = None
+        words = [word for word, _ in question.words]
+        vector = None
         if embedder is not None and embedder.name == reader.state.embedder and not question.bare:
             vector = embedder.embed_query(query)
-            if len(found.uids):
-                similarities = reader.vectors(found.uids) @ vector
-            else:
-                found = reader.nearest(vector, limit, filters)  # no word in common: meaning is all there is
-                similarities = found.scores
+        asked = LexicalQuery(terms(question, self._weights), filters, words, vector)
+        found = reader.candidates(asked, max(CANDIDATES, limit))
+        if not len(found.uids) and vector is not None:
+            found = reader.nearest(vector, limit, filters, words)  # no word in common: meaning is all there is
         if not len(found.uids):
             return []
         self._learn_stems(opened, found.files.tolist())
         weight = embedder.fusion_weight if embedder is not None else 0.0
-        held = reader.held(found.uids, [word for word, _ in question.words])
-        evidence = Evidence(held, similarities, weight, opened.stems)
-        ranked = rank(question, found, evidence, self._weights)
+        ranked = rank(question, found, opened.stems, weight, self._weights)
         best = ranked.order[:limit]
-        places = dict(zip(found.uids[best].tolist(), best.tolist(), strict=True))
+        uids, held = found.uids[best].tolist(), found.held[best].tolist()
+        near = [0.0] * len(best) if found.similarities is None else found.similarities[best].tolist()
+        told = dict(zip(uids, zip(best, held, near, strict=True), strict=True))
         hits = []
-        for chunk in reader.chunks(list(places)):
-            index = places[chunk.uid]
-            reason = why(question, chunk, held[index].tolist(), float(ranked.similarities[index]))
-            hits.append(_hit(chunk, float(ranked.scores[index]), reason))
+        for chunk in reader.chunks(uids):
+            index, has, similarity = told[chunk.uid]
+            hits.append(_hit(chunk, ranked.scores[index], why(question, chunk, has, similarity)))
         return hits
 
     @staticmethod
-    def _learn_stems(opened: _Open, files: Sequence[int]) -> None:
-        missing = set(files) - opened.stems.keys()
+    def _learn_stems(opened: _Open, files: Iterable[int]) -> None:
+        stems = opened.stems
+        missing = {file for file in files if file not in stems}
         if missing:
             paths = opened.reader.paths(list(missing))
-            opened.stems.update((file, stem_words(path)) for file, path in paths.items())
+            stems.update((file, stem_words(path)) for file, path in paths.items())
 
     # --- around a file
 

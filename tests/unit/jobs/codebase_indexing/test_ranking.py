@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from corral.adapters.index.port import Candidates, StoredChunk
-from corral.jobs.codebase_indexing.ranking import Evidence, path_prior, rank, stem_words, terms, understood, why
+from corral.jobs.codebase_indexing.ranking import path_prior, rank, stem_words, terms, understood, why
 
 
 @pytest.mark.parametrize(
@@ -49,12 +51,14 @@ def test_a_bare_name_is_known_as_one() -> None:
 
 
 def _candidates(*rows: tuple[int, float, float]) -> Candidates:
+    """Of file, score and prior."""
     return Candidates(
         uids=np.arange(len(rows)),
         scores=np.array([score for _, score, _ in rows], dtype=np.float32),
         files=np.array([file for file, _, _ in rows]),
         priors=np.array([prior for _, _, prior in rows], dtype=np.float32),
         defines=np.zeros(len(rows), dtype=np.bool_),
+        held=np.zeros((len(rows), 0), dtype=np.bool_),
     )
 
 
@@ -68,14 +72,12 @@ def order_of(
 ) -> list[int]:
     question = understood(query)
     everything = np.ones((len(found.uids), len(question.words)), dtype=np.bool_)
-    evidence = Evidence(
+    told = replace(
+        found,
         held=everything if held is None else np.array(held),
         similarities=None if similarities is None else np.array(similarities, dtype=np.float32),
-        fusion_weight=0.5,
-        stems=stems or {},
     )
-    order: list[int] = rank(question, found, evidence).order.tolist()
-    return order
+    return rank(question, told, stems or {}, 0.5).order
 
 
 def test_a_prior_can_turn_the_order() -> None:
