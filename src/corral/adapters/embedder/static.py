@@ -66,7 +66,7 @@ class StaticEmbedder:
         rows = self._telling(words_of(text))
         if not rows:
             return np.zeros(self.dimension, dtype=np.float32)
-        vector: NDArray[np.float32] = self._vectors.take(rows, axis=0).sum(axis=0)
+        vector: NDArray[np.float32] = np.add.reduce(self._vectors.take(rows, axis=0))
         return vector / np.float32(math.sqrt(vector @ vector) or 1)
 
     def _telling(self, words: str) -> list[int]:

@@ -87,6 +87,10 @@ class Strings:
     def __getitem__(self, row: int) -> bytes:
         return self._bytes[self._first[row] : self._first[row + 1]].tobytes()
 
+    def text(self, row: int) -> str:
+        """A row that holds UTF-8."""
+        return str(self._bytes[self._first[row] : self._first[row + 1]], "utf-8", "surrogatepass")
+
     def all(self) -> list[bytes]:
         """Every row."""
         whole, first = self._bytes.tobytes(), self._first.tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,10 @@ from corral.adapters.index.port import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    _Clause = tuple[tantivy.Occur, tantivy.Query]
+
 _FILTERED_LIMIT = 3000
+_CLAUSES_KEPT = 8192
 _BLOCK = 8192
 """How many vectors are compared at once in a full scan: some 10 MB of numbers."""
 _NO_UIDS = np.zeros(0, dtype=np.int64)
@@ -87,6 +90,7 @@ class LocalIndexReader:
         self.codec = TextCodec((folder / manifest.dictionary).read_bytes() if manifest.dictionary else b"")
         self._lines = LineCache()
         self._searcher = open_words(folder / "words").searcher()
+        self._clauses: dict[tuple[str, str, float], _Clause | None] = {}
 
     @property
     def state(self) -> IndexState:
@@ -95,13 +99,29 @@ class LocalIndexReader:
 
     def candidates(self, query: LexicalQuery, limit: int) -> Candidates:
         """The best chunks by words."""
-        should = [_clause(field, word, weight) for field, words in query.terms.items() for word, weight in words]
+        clauses = [self._clause(field, word, weight) for field, words in query.terms.items() for word, weight in words]
+        should = [clause for clause in clauses if clause is not None]
         if not should:
             return self._candidates(_NO_UIDS, _NO_SCORES, query.words, query.vector)
         combined = tantivy.Query.boolean_query(should)
         if query.filters:
             combined = tantivy.Query.boolean_query([(tantivy.Occur.Must, combined), *self._musts(query.filters)])
         return self._candidates(*self._run(combined, limit), query.words, query.vector)
+
+    def _clause(self, field: str, word: str, weight: float) -> _Clause | None:
+        """A word to look for in a field; None when no chunk has it. Questions share most of their words."""
+        key = (field, word, weight)
+        try:
+            return self._clauses[key]
+        except KeyError:
+            if len(self._clauses) >= _CLAUSES_KEPT:
+                self._clauses.clear()
+            clause: _Clause | None = None
+            if self._searcher.doc_freq(field, word):
+                query = tantivy.Query.term_query(schema(), field, word, "freq")
+                clause = tantivy.Occur.Should, tantivy.Query.boost_query(query, weight)
+            self._clauses[key] = clause
+            return clause
 
     def _musts(self, filters: Filters) -> list[tuple[tantivy.Occur, tantivy.Query]]:
         musts: list[tuple[tantivy.Occur, tantivy.Query]] = []
@@ -126,8 +146,11 @@ class LocalIndexReader:
     def _run(self, query: tantivy.Query, limit: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The best chunks and their scores."""
         hits = self._searcher.search(query, limit, count=False).hits
-        uids = self._searcher.fast_field_values("uid", [address for _, address in hits])
-        return np.array(uids, dtype=np.int64), np.array([score for score, _ in hits], dtype=np.float32)
+        if not hits:
+            return _NO_UIDS, _NO_SCORES
+        scores, addresses = zip(*hits, strict=True)
+        uids = self._searcher.fast_field_values("uid", list(addresses))
+        return np.array(uids, dtype=np.int64), np.array(scores, dtype=np.float32)
 
     def _candidates(
         self,
@@ -181,15 +204,14 @@ class LocalIndexReader:
 
     def chunks(self, uids: Sequence[int]) -> list[StoredChunk]:
         """Chunks with their text, in the order asked."""
-        wanted = np.array(uids, dtype=np.int64)
-        found: dict[int, StoredChunk] = {}
-        for part in self.parts:
-            inside, rows = part.segment.rows_of_chunks(wanted)
-            file_rows = part.segment.file_of_chunk[rows]
-            for uid, row, file_row in zip(wanted[inside].tolist(), rows.tolist(), file_rows.tolist(), strict=True):
-                if part.alive[file_row]:
-                    found[uid] = self._chunk(part.segment, row, file_row)
-        return [found[uid] for uid in uids if uid in found]
+        found = []
+        for uid in uids:
+            for part in self.parts:
+                place = part.segment.place_of_chunk(uid)
+                if place is not None and part.alive[place[1]]:
+                    found.append(self._chunk(part.segment, *place))
+                    break
+        return found
 
     def _chunk(self, segment: Segment, row: int, file_row: int) -> StoredChunk:
         key = (segment.name, file_row)
@@ -357,10 +379,3 @@ def _joined(
         if joined.similarities is not None:
             joined.similarities[inside] = part.similarities
     return joined
-
-
-@lru_cache(maxsize=8192)
-def _clause(field: str, word: str, weight: float) -> tuple[tantivy.Occur, tantivy.Query]:
-    """A word to look for in a field; questions share most of their words."""
-    query = tantivy.Query.term_query(schema(), field, word, "freq")
-    return tantivy.Occur.Should, tantivy.Query.boost_query(query, weight)

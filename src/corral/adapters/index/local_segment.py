@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import weakref
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -274,6 +275,10 @@ class Segment:
         self._symbols = _prefixed(columns, "symbol_")
         self._paths, self._blobs, self._names = (Strings(columns, name) for name in ("path", "blob", "name"))
         self.uids: NDArray[Any] = self.chunks["uid"]
+        self._language_of_file = numbers(self.files["language"])
+        self._first_uid = int(self.uids[0]) if len(self.uids) else 0
+        #: Whether the chunks' numbers have no gap, as in every segment that was never merged.
+        self._gapless = len(self.uids) > 0 and int(self.uids[-1]) - self._first_uid + 1 == len(self.uids)
         self._chunk_numbers = {name: numbers(column) for name, column in self.chunks.items()}
         self.vectors = map_vectors(vectors_path, len(self.uids), self.dimension)
         expected = len(self.uids) * vector_dtype(self.dimension).itemsize
@@ -287,6 +292,18 @@ class Segment:
         """Row of each chunk's file."""
         first = self.files["chunk"].astype(np.int64)
         return np.repeat(np.arange(len(first) - 1, dtype=np.uint32), first[1:] - first[:-1])
+
+    @cached_property
+    def _file_of_chunk(self) -> memoryview:
+        return numbers(self.file_of_chunk)
+
+    def place_of_chunk(self, uid: int) -> tuple[int, int] | None:
+        """Rows of a chunk and of its file; None when it isn't here."""
+        uids = self._chunk_numbers["uid"]
+        row = uid - self._first_uid if self._gapless else bisect_left(uids, uid)
+        if 0 <= row < len(uids) and uids[row] == uid:
+            return row, self._file_of_chunk[row]
+        return None
 
     def rows_of_chunks(self, uids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Which of some chunks are here, and the rows of those."""
@@ -314,7 +331,7 @@ class Segment:
 
     def path(self, row: int) -> str:
         """A file's path."""
-        return _text(self._paths[row])
+        return self._paths.text(row)
 
     def blob(self, row: int) -> str:
         """A file's hash."""
@@ -330,7 +347,7 @@ class Segment:
 
     def language(self, row: int) -> str:
         """A file's language."""
-        return self.languages[int(self.files["language"][row])]
+        return self.languages[self._language_of_file[row]]
 
     def reason(self, row: int) -> str:
         """Why a file was left out; ``""`` when it was not."""
@@ -464,7 +481,7 @@ class Segment:
         )
 
     def _name(self, number: int) -> str:
-        return _text(self._names[number])
+        return self._names.text(number)
 
     def _by_name(self, names: NDArray[Any], order: NDArray[Any], name: str) -> list[int]:
         found: list[int] = []

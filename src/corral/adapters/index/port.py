@@ -11,7 +11,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,9 +85,8 @@ class StoredFile:
     lines: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoredChunk:
-    """One chunk as the index knows it."""
+class StoredChunk(NamedTuple):
+    """One chunk as the index knows it; a tuple, as each answer makes ten."""
 
     uid: int
     path: str

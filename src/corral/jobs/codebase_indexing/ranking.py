@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -123,7 +123,6 @@ def path_prior(path: str) -> float:
     return max(prior, 0.1)
 
 
-_NO_WORDS: frozenset[str] = frozenset()
 _WANTS_ODD = frozenset({"test", "spec", "fixture", "exampl", "demo", "doc", "document", "chang", "migrat", "vendor"})
 
 
@@ -146,10 +145,10 @@ def understood(query: str) -> Question:
     """Take a query apart."""
     bare = is_identifier(query)
     weights: dict[str, float] = {}
-    for word in query.split():
-        for term, weight in _weighed(word, bare=bare):
+    for word in () if bare else query.split():
+        for term, weight in _weighed(word):
             weights[term] = max(weight, weights.get(term, 0.0))
-    if not weights:  # nothing but stop words
+    if not weights:  # a bare name, or nothing but stop words
         weights = dict.fromkeys(words_of(query).split(), 1.0)
     names = dict.fromkeys(_name(found, bare=bare) for found in _CODE_WORD.findall(query))
     return Question(
@@ -172,10 +171,8 @@ def _name(found: str, *, bare: bool) -> str:
 
 
 @lru_cache(maxsize=1 << 14)
-def _weighed(word: str, *, bare: bool) -> tuple[tuple[str, float], ...]:
+def _weighed(word: str) -> tuple[tuple[str, float], ...]:
     """What is looked for when a question has a word: stems and what they count; nothing for a stop word."""
-    if bare:
-        return tuple((term, 1.0) for term in words_of(word).split())
     if word.strip(".,;:!?()[]{}'\"`").lower() in _STOP:
         return ()
     return tuple(
@@ -219,7 +216,7 @@ class Ranked:
 def rank(
     question: Question,
     candidates: Candidates,
-    stems: Mapping[int, frozenset[str]],
+    stems: Sequence[frozenset[str]],
     fusion_weight: float,
     weights: Weights = WEIGHTS,
 ) -> Ranked:
@@ -228,7 +225,7 @@ def rank(
     Args:
         question: What was asked.
         candidates: What was found by its words, told of each of ``question.words``.
-        stems: File id to the words of its stem, of all their files.
+        stems: The words of the stem of each one's file.
         fusion_weight: The embedder's.
         weights: What counts how much.
     """
@@ -245,11 +242,11 @@ def rank(
     scores *= np.where(candidates.defines, np.float32(weights.defines), np.float32(1))
     if len(question.words) > 1:
         scores *= _covered(question, candidates.held, weights.coverage)
-    files = candidates.files.tolist()
-    named = _named(question, files, stems)
+    named = _named(question, stems)
     if any(named):
         scores *= 1 + np.float32(weights.stem_match) * np.array(named, dtype=np.float32)
-    final = _with_company(files, scores.tolist(), weights)
+    order = np.argsort(-scores, kind="stable").tolist()
+    final = _with_company(candidates.files.tolist(), scores.tolist(), order, weights)
     return Ranked(sorted(range(len(final)), key=final.__getitem__, reverse=True), final)
 
 
@@ -266,36 +263,44 @@ def _covered(question: Question, held: NDArray[np.bool_], coverage: float) -> ND
     """Factors by the part of the question that each candidate speaks of; words that few of them have count more."""
     import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
 
-    having = held.sum(axis=0).tolist()
+    has = held.astype(np.float32)
+    having = has.sum(axis=0).tolist()
     rarities = [
         weight * math.log1p(1 / (count / len(held) + 1e-3))
         for (_, weight), count in zip(question.words, having, strict=True)
     ]
     shares = np.array(rarities, dtype=np.float32)
     shares *= np.float32(coverage / sum(rarities))
-    factors: NDArray[np.float32] = held.astype(np.float32) @ shares
+    factors: NDArray[np.float32] = has @ shares
     factors += np.float32(1 - coverage)
     return factors
 
 
-def _named(question: Question, files: Sequence[int], stems: Mapping[int, frozenset[str]]) -> list[float]:
+def _named(question: Question, stems: Sequence[frozenset[str]]) -> list[float]:
     """Which part of its file's stem the question names, for each candidate."""
     asked = {word for word, weight in question.words if weight >= 1}
-    found = [stems.get(file, _NO_WORDS) for file in files]
-    return [0.0 if words.isdisjoint(asked) else len(words & asked) / len(words) for words in found]
+    apart = map(asked.isdisjoint, stems)
+    return [0.0 if none else len(words & asked) / len(words) for none, words in zip(apart, stems, strict=True)]
 
 
-def _with_company(files: Sequence[int], scores: Sequence[float], weights: Weights) -> list[float]:
-    """Repeats from one file fade; a file with several good chunks lifts its best one."""
+def _with_company(files: Sequence[int], scores: Sequence[float], order: Iterable[int], weights: Weights) -> list[float]:
+    """Repeats from one file fade; a file with several good chunks lifts its best one.
+
+    Args:
+        files: Of each candidate.
+        scores: Of each candidate.
+        order: The candidates from the best to the worst.
+        weights: What counts how much.
+    """
     final = list(scores)
     first: dict[int, int] = {}
     places: dict[int, int] = {}
-    for index in sorted(range(len(final)), key=scores.__getitem__, reverse=True):
+    for index in order:
         file = files[index]
-        place = places[file] = places.get(file, -1) + 1
-        if not place:
+        if file not in first:
             first[file] = index
             continue
+        places[file] = place = places.get(file, 0) + 1
         final[index] *= weights.repeat**place
         if place <= len(weights.company):
             final[first[file]] += weights.company[place - 1] * scores[index]
@@ -324,24 +329,30 @@ def why(question: Question, chunk: StoredChunk, held: Sequence[bool], similarity
     if question.names and chunk.symbol and compact(chunk.symbol.rpartition(".")[2]) in question.names:
         reasons.append(f"defines {chunk.symbol}")
     asked = [word for (word, weight), has in zip(question.words, held, strict=True) if has and weight >= 1]
-    if asked:
-        name_words, path_words = _word_set(chunk.symbol), _word_set(chunk.path)
-        in_name = [word for word in asked if word in name_words]
-        if in_name and not reasons:
-            reasons.append(f"name has {', '.join(in_name[:4])}")
+    name_words, path_words = _word_set(chunk.symbol), _word_set(chunk.path)
+    if not name_words.isdisjoint(asked):
+        if not reasons:
+            reasons.append(f"name has {', '.join([word for word in asked if word in name_words][:4])}")
         asked = [word for word in asked if word not in name_words]
-        in_path = [word for word in asked if word in path_words]
-        if in_path:
-            reasons.append(f"path has {', '.join(in_path[:4])}")
+    if not path_words.isdisjoint(asked):
+        reasons.append(f"path has {', '.join([word for word in asked if word in path_words][:4])}")
         asked = [word for word in asked if word not in path_words]
     if asked:
-        text = chunk.text.lower().replace("_", "")
-        in_text = [word for word in asked if _root(word) in text]
+        in_text = _in_text(asked, chunk.text)
         if in_text:
             reasons.append(f"text has {', '.join(in_text[:6])}")
     if similarity > 0.3:
         reasons.append(f"means something similar ({similarity:.2f})")
     return "; ".join(reasons) or "some words in common"
+
+
+def _in_text(words: Sequence[str], text: str) -> list[str]:
+    """Those of some words that a text has, in whatever case and with underscores inside or not."""
+    found = [word for word in words if _root(word) in text]
+    if len(found) == len(words):  # as mostly: the text needn't be written anew
+        return found
+    plain = text.lower().replace("_", "")
+    return [word for word in words if word in found or _root(word) in plain]
 
 
 @lru_cache(maxsize=1 << 14)

@@ -265,26 +265,27 @@ class CodeSearch:
             found = reader.nearest(vector, limit, filters, words)  # no word in common: meaning is all there is
         if not len(found.uids):
             return []
-        self._learn_stems(opened, found.files.tolist())
         weight = embedder.fusion_weight if embedder is not None else 0.0
-        ranked = rank(question, found, opened.stems, weight, self._weights)
-        best = ranked.order[:limit]
-        uids, held = found.uids[best].tolist(), found.held[best].tolist()
-        near = [0.0] * len(best) if found.similarities is None else found.similarities[best].tolist()
-        told = dict(zip(uids, zip(best, held, near, strict=True), strict=True))
+        ranked = rank(question, found, self._stems(opened, found.files.tolist()), weight, self._weights)
+        index_of = {int(found.uids[index]): index for index in ranked.order[:limit]}
         hits = []
-        for chunk in reader.chunks(uids):
-            index, has, similarity = told[chunk.uid]
-            hits.append(_hit(chunk, ranked.scores[index], why(question, chunk, has, similarity)))
+        for chunk in reader.chunks(list(index_of)):
+            index = index_of[chunk.uid]
+            similarity = 0.0 if found.similarities is None else float(found.similarities[index])
+            reason = why(question, chunk, found.held[index].tolist(), similarity)
+            hits.append(_hit(chunk, ranked.scores[index], reason))
         return hits
 
     @staticmethod
-    def _learn_stems(opened: _Open, files: Iterable[int]) -> None:
+    def _stems(opened: _Open, files: Sequence[int]) -> list[frozenset[str]]:
+        """The words of each file's stem; those of files that are met for the first time are kept."""
         stems = opened.stems
-        missing = {file for file in files if file not in stems}
-        if missing:
-            paths = opened.reader.paths(list(missing))
+        try:
+            return [stems[file] for file in files]
+        except KeyError:
+            paths = opened.reader.paths(list({file for file in files if file not in stems}))
             stems.update((file, stem_words(path)) for file, path in paths.items())
+            return [stems[file] for file in files]
 
     # --- around a file
 

@@ -77,7 +77,8 @@ def order_of(
         held=everything if held is None else np.array(held),
         similarities=None if similarities is None else np.array(similarities, dtype=np.float32),
     )
-    return rank(question, told, stems or {}, 0.5).order
+    of_each = [(stems or {}).get(file, frozenset()) for file in found.files.tolist()]
+    return rank(question, told, of_each, 0.5).order
 
 
 def test_a_prior_can_turn_the_order() -> None:
