@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -298,13 +299,15 @@ class LocalIndexReader:
 
     def definitions(self, name: str, limit: int = 50) -> list[StoredSymbol]:
         """Where a name is defined."""
-        found = [
-            _stored(part.segment.path(row), part.segment.symbol(at))
+        places = [
+            (part.segment.path(row), line, at, part.segment)
             for part in self.parts
-            for row, at in part.segment.definitions(name)
+            for row, line, at in part.segment.definitions(name)
             if part.alive[row]
         ]
-        return sorted(found, key=lambda symbol: (symbol.path, symbol.start_line))[:limit]
+        # A name like ``__init__`` is defined a thousand times: only those that are asked for are read.
+        places.sort(key=itemgetter(0, 1, 2))
+        return [_stored(path, segment.symbol(at)) for path, _, at, segment in places[:limit]]
 
     def imports_of(self, path: str) -> list[str]:
         """What one file imports."""

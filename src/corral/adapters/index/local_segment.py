@@ -411,11 +411,11 @@ class Segment:
             parent=self._name(columns["parent"][at]),
         )
 
-    def definitions(self, name: str) -> list[tuple[int, int]]:
-        """Rows of file and symbol wherever a name is defined; dead files among them."""
+    def definitions(self, name: str) -> list[tuple[int, int, int]]:
+        """Row of the file, line and row of the symbol wherever a name is defined; dead files among them."""
         found = self._by_name(self._symbols["name"], self._symbols["by_name"], name)
-        first = self.files["symbol"]
-        return [(int(np.searchsorted(first, at, "right")) - 1, at) for at in found]
+        lines = self._symbols["start"][found].tolist() if found else []
+        return list(zip(_owners(self.files["symbol"], found), lines, found, strict=True))
 
     def imports(self, row: int) -> list[str]:
         """What a file imports, sorted."""
@@ -425,8 +425,7 @@ class Segment:
     def importers(self, name: str) -> list[int]:
         """Rows of files that import a name; dead ones among them."""
         found = self._by_name(self._columns["import_name"], self._columns["import_by_name"], name)
-        first = self.files["import"]
-        return [int(np.searchsorted(first, at, "right")) - 1 for at in found]
+        return _owners(self.files["import"], found)
 
     def file_row(self, row: int) -> FileRow:
         """A file as it was added, but for its text and the words of its chunks."""
@@ -493,6 +492,12 @@ class Segment:
 
 def _prefixed(columns: Any, prefix: str) -> dict[str, NDArray[Any]]:
     return {name.removeprefix(prefix): column for name, column in columns.items() if name.startswith(prefix)}
+
+
+def _owners(first: NDArray[Any], rows: Sequence[int]) -> list[int]:
+    """Rows of the files that some rows belong to; ``first`` has each file's first one."""
+    owners: list[int] = (np.searchsorted(first, rows, "right") - 1).tolist()
+    return owners
 
 
 def _find(sorted_ids: NDArray[Any], wanted: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:

@@ -79,6 +79,17 @@ class Neighbourhood:
     callers: tuple[SearchHit, ...]
 
 
+class _Paths:
+    """All paths of an index, skipped files' among them."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self.all = frozenset(paths)
+        #: What a file's name begins with, up to its first dot, to the paths of such files.
+        self.by_stem: dict[str, list[str]] = {}
+        for path in self.all:
+            self.by_stem.setdefault(path.rpartition("/")[2].partition(".")[0], []).append(path)
+
+
 @dataclass(slots=True)
 class _Open:
     reader: IndexReader
@@ -86,6 +97,8 @@ class _Open:
     stems: dict[int, frozenset[str]]
     users: int = 0
     stale: bool = False
+    #: Made when a file's neighbourhood is asked for the first time.
+    paths: _Paths | None = None
 
 
 class CodeSearch:
@@ -302,10 +315,12 @@ class CodeSearch:
         symbols = reader.symbols_of(path)
         imports = reader.imports_of(path)
         importers = [found for found in reader.importers(import_names(path)) if found != path]
-        tests = self._tests_of(opened, path, importers)
+        if opened.paths is None:
+            opened.paths = _Paths(reader.files())
+        known = opened.paths
+        tests = _tests_of(known, path, importers)
         callers = self._callers(opened, path, symbols, importers)
-        known = reader.files()
-        imported = sorted({found for name in imports for found in resolved_imports(name, path) if found in known})
+        imported = sorted({found for name in imports for found in resolved_imports(name, path) if found in known.all})
         return Neighbourhood(
             path=path,
             symbols=tuple(symbols),
@@ -315,21 +330,6 @@ class CodeSearch:
             tests=tuple(tests),
             callers=tuple(within_budget(callers, max_tokens)),
         )
-
-    @staticmethod
-    def _tests_of(opened: _Open, path: str, importers: Sequence[str]) -> list[str]:
-        stem = PurePosixPath(path).name.split(".")[0]
-        names = {f"test_{stem}", f"{stem}_test", f"{stem}Test", f"{stem}Tests", f"Test{stem}", f"{stem}_spec", stem}
-        tests = []
-        for other in opened.reader.files():
-            name = PurePosixPath(other).name
-            first, _, rest = name.partition(".")
-            is_test = first in names - {stem} or (first == stem and rest.startswith(("test.", "spec.")))
-            in_tests = first == stem and any(part in {"tests", "test", "__tests__"} for part in other.split("/")[:-1])
-            if other != path and (is_test or in_tests):
-                tests.append(other)
-        by_import = [other for other in importers if "test" in other.lower() and other not in tests]
-        return sorted(tests) + by_import
 
     def _callers(
         self, opened: _Open, path: str, symbols: Sequence[StoredSymbol], importers: Sequence[str]
@@ -355,6 +355,23 @@ class CodeSearch:
                             text=hit.text,
                         )
         return sorted(hits.values(), key=lambda hit: -hit.score)
+
+
+def _tests_of(known: _Paths, path: str, importers: Sequence[str]) -> list[str]:
+    stem = PurePosixPath(path).name.split(".")[0]
+    tests = {
+        other
+        for name in (f"test_{stem}", f"{stem}_test", f"{stem}Test", f"{stem}Tests", f"Test{stem}", f"{stem}_spec")
+        for other in known.by_stem.get(name, ())
+    }
+    for other in known.by_stem.get(stem, ()):
+        *folders, name = other.split("/")
+        if name.startswith((f"{stem}.test.", f"{stem}.spec.")) or not {"tests", "test", "__tests__"}.isdisjoint(
+            folders
+        ):
+            tests.add(other)
+    tests.discard(path)
+    return sorted(tests) + [other for other in importers if "test" in other.lower() and other not in tests]
 
 
 def _hit(chunk: StoredChunk, score: float, reason: str) -> SearchHit:
