@@ -128,8 +128,8 @@ def questions(reader: LocalIndexReader) -> list[list[str]]:
 
 def local_question(reader: LocalIndexReader, words: list[str]) -> None:
     terms = {field: [(word, WEIGHTS[field]) for word in words] for field in FIELDS}
-    found = reader.candidates(LexicalQuery(terms), CANDIDATES)
-    reader.vectors(found.uids)
+    vector = np.full(reader.state.dimension, reader.state.dimension**-0.5, dtype=np.float32)
+    found = reader.candidates(LexicalQuery(terms, words=words, vector=vector), CANDIDATES)
     reader.chunks(found.uids[:10].tolist())
 
 

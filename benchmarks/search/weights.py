@@ -110,9 +110,12 @@ class LateReader:
         return replace(self._reader.state, embedder=self._embedder.name, dimension=self._embedder.dimension)
 
     def candidates(self, query: LexicalQuery, limit: int) -> Candidates:
-        return self._reader.candidates(query, min(limit, self._limit))
+        found = self._reader.candidates(replace(query, vector=None), min(limit, self._limit))
+        if query.vector is None or not len(found.uids):
+            return found
+        return replace(found, similarities=self._vectors_of(found.uids) @ query.vector)
 
-    def vectors(self, uids: NDArray[np.int64]) -> Floats:
+    def _vectors_of(self, uids: NDArray[np.int64]) -> Floats:
         missing = [uid for uid in uids.tolist() if uid not in self._vectors]
         if missing:
             passages = [
@@ -122,7 +125,13 @@ class LateReader:
             self._vectors.update(zip(missing, as_stored(self._embedder.embed(passages).vectors), strict=True))
         return np.array([self._vectors[uid] for uid in uids.tolist()], dtype=np.float32)
 
-    def nearest(self, vector: Floats, limit: int, filters: Filters) -> Candidates:  # noqa: ARG002 - the port's
+    def nearest(
+        self,
+        vector: Floats,
+        limit: int,
+        filters: Filters,
+        words: Sequence[str] = (),  # noqa: ARG002 - the port's
+    ) -> Candidates:
         """None: a question that shares no word with any chunk would have all of them embedded."""
         return self._reader.candidates(LexicalQuery({}, filters), limit)
 

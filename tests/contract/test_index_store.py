@@ -159,14 +159,36 @@ def test_a_chunk_tells_which_words_it_holds(store: IndexStore) -> None:
         writer.publish(commit="c2")
     reader = store.open(NAME)
     assert reader is not None
-    uids = [chunk.uid for path in ("pin.py", "other.py") for chunk in reader.file_chunks(path)]
-    held = reader.held(np.array(uids), ["beta", "gamma", "pin", "delta"])
-    assert held.shape == (3, 4)
-    have = [["beta", "pin"], ["gamma", "pin"], ["delta"]]
-    for row, words in zip(held.tolist(), have, strict=True):
-        missing = set(words) - {w for w, has in zip(["beta", "gamma", "pin", "delta"], row, strict=True) if has}
-        assert not missing
-    assert reader.held(np.array(uids), []).shape == (3, 0)
+    asked = ["beta", "gamma", "pin", "delta"]
+    terms = {"body": [("alpha", 1.0), ("gamma", 1.0), ("delta", 1.0)]}
+    near = reader.nearest(np.array(AXIS[0], dtype=np.float32), 10, Filters(), asked)
+    for hits in (reader.candidates(LexicalQuery(terms, words=asked), 10), near):
+        assert hits.held.shape == (3, 4)
+        texts = [chunk.text for chunk in reader.chunks(hits.uids.tolist())]
+        have = {"alpha beta": {"beta", "pin"}, "gamma": {"gamma", "pin"}, "delta": {"delta"}}
+        for text, row in zip(texts, hits.held.tolist(), strict=True):
+            assert have[text] <= {word for word, has in zip(asked, row, strict=True) if has}
+    assert reader.candidates(LexicalQuery(terms), 10).held.shape == (3, 0)
+
+
+def test_candidates_tell_how_near_they_are_through_all_generations(store: IndexStore) -> None:
+    fill(store, file("a.py", "pin one", "pin two"), file("b.py", "pin three"))
+    for number, path in enumerate(("c.py", "a.py")):
+        with write(store) as writer:
+            writer.add(file(path, f"pin new{number}"), vectors(AXIS[number]))
+            writer.publish(commit=path)
+    reader = store.open(NAME)
+    assert reader is not None
+    vector = np.array([0.6, 0.8] + [0.0] * (DIMENSION - 2), dtype=np.float32)
+    terms = {"body": [("pin", 1.0)]}
+    hits = reader.candidates(LexicalQuery(terms, vector=vector), 10)
+    assert sorted(chunk.text for chunk in reader.chunks(hits.uids.tolist())) == ["pin new0", "pin new1", "pin three"]
+    assert hits.similarities is not None
+    assert hits.similarities.tolist() == pytest.approx((reader.vectors(hits.uids) @ vector).tolist(), abs=1e-4)
+    assert sorted(hits.similarities.tolist()) == pytest.approx([0.6, 0.8, 0.8], abs=0.02)
+    paths = reader.paths(hits.files.tolist())
+    assert sorted(paths[number] for number in hits.files.tolist()) == ["a.py", "b.py", "c.py"]
+    assert reader.candidates(LexicalQuery(terms), 10).similarities is None
 
 
 def test_hardly_a_chunk_seems_to_hold_what_it_does_not(store: IndexStore) -> None:
@@ -176,10 +198,11 @@ def test_hardly_a_chunk_seems_to_hold_what_it_does_not(store: IndexStore) -> Non
     fill(store, file("a.py", body))
     reader = store.open(NAME)
     assert reader is not None
-    uids = np.array([chunk.uid for chunk in reader.file_chunks("a.py")])
-    assert reader.held(uids, words_of(body).split()).all()
+    terms = {"body": [(words_of(words[0]), 1.0)]}
+    asked = words_of(body).split()
+    assert reader.candidates(LexicalQuery(terms, words=asked), 5).held.tolist() == [[True] * len(asked)]
     absent = [f"{word}{last}" for word in words for last in letters]
-    assert reader.held(uids, absent).mean() < 0.1
+    assert reader.candidates(LexicalQuery(terms, words=absent), 5).held.mean() < 0.1
 
 
 def test_weights_of_fields_count(store: IndexStore) -> None:

@@ -6,6 +6,7 @@ A passage is the weighted sum of its words' vectors. ``tools/train_static_vector
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -60,8 +61,18 @@ class StaticEmbedder:
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
         """Embed a question; a zero vector when none of its words is known."""
-        vector: NDArray[np.float32] = self._sums([words_of(text)])[0]
-        return vector
+        import numpy as np  # noqa: PLC0415 - loaded by _load
+
+        rows = self._telling(words_of(text))
+        if not rows:
+            return np.zeros(self.dimension, dtype=np.float32)
+        vector: NDArray[np.float32] = np.add.reduce(self._vectors.take(rows, axis=0))
+        return vector / np.float32(math.sqrt(vector @ vector) or 1)
+
+    def _telling(self, words: str) -> list[int]:
+        """Rows of the most telling of some words, each once."""
+        found = cast("set[int]", set(map(self._rows.get, set(words.split()))) - {None})
+        return sorted(found)[:MAX_WORDS]
 
     def close(self) -> None:
         """Nothing to let go of: the vectors are shared by the whole process."""
@@ -70,17 +81,16 @@ class StaticEmbedder:
         import numpy as np  # noqa: PLC0415 - loaded by _load
 
         out = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        row_of = self._rows
         for begin in range(0, len(texts), _BATCH):
             rows: list[int] = []
             starts: list[int] = []
             filled: list[int] = []
             for number, text in enumerate(texts[begin : begin + _BATCH]):
-                found = cast("set[int]", set(map(row_of.get, set(text.split()))) - {None})
-                if found:
+                telling = self._telling(text)
+                if telling:
                     starts.append(len(rows))
                     filled.append(begin + number)
-                    rows.extend(sorted(found)[:MAX_WORDS])
+                    rows += telling
             if rows:
                 out[filled] = np.add.reduceat(self._vectors[rows], starts, axis=0)
         norms = np.linalg.norm(out, axis=1, keepdims=True)

@@ -50,9 +50,14 @@ class LocalIndexStore:
 
     def current(self, name: IndexName) -> int | None:
         """Number of the published generation."""
+        path = f"{self._root}/{safe_name(name.project_id)}/{branch_folder(name.branch)}/CURRENT"
         try:
-            with (self.folder(name) / "CURRENT").open("rb") as file:
-                return int(file.read(32))
+            # Each search asks; with pathlib and a file object it would take ten times as long.
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return int(os.read(file, 32))
+            finally:
+                os.close(file)
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
 

@@ -69,11 +69,16 @@ def hashed(name: str, values: Sequence[bytes]) -> dict[str, NDArray[Any]]:
     return {f"{name}_hash": keys[order], f"{name}_order": order}
 
 
+def numbers(column: Any) -> memoryview:
+    """A column for reading single numbers, which takes a quarter of the time that it takes from an array."""
+    return memoryview(column)
+
+
 class Strings:
     """A column of byte strings."""
 
     def __init__(self, columns: Columns, name: str) -> None:
-        self._first, self._bytes = columns[f"{name}_first"], columns[f"{name}_bytes"]
+        self._first, self._bytes = (numbers(columns[f"{name}_{part}"]) for part in ("first", "bytes"))
         self._hash, self._order = columns.get(f"{name}_hash"), columns.get(f"{name}_order")
 
     def __len__(self) -> int:
@@ -81,6 +86,10 @@ class Strings:
 
     def __getitem__(self, row: int) -> bytes:
         return self._bytes[self._first[row] : self._first[row + 1]].tobytes()
+
+    def text(self, row: int) -> str:
+        """A row that holds UTF-8."""
+        return str(self._bytes[self._first[row] : self._first[row + 1]], "utf-8", "surrogatepass")
 
     def all(self) -> list[bytes]:
         """Every row."""

@@ -25,6 +25,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 
 from corral.adapters.index.port import FIELDS, IndexState
@@ -42,7 +43,9 @@ DEFAULT_BRANCH = "@default"
 """A folder's name that no branch has: ``safe_name`` makes none with this sign."""
 
 
-def _schema() -> tantivy.Schema:
+@cache
+def schema() -> tantivy.Schema:
+    """Of the lexical index."""
     builder = tantivy.SchemaBuilder()
     for name in FIELDS:
         builder.add_text_field(name, tokenizer_name="spaces", index_option="freq")
@@ -55,7 +58,7 @@ def _schema() -> tantivy.Schema:
 
 def open_words(folder: Path, *, create: bool = False) -> tantivy.Index:
     """The lexical index in a folder, with its tokenizer; ``ValueError`` when there is none."""
-    index = tantivy.Index(_schema(), path=str(folder)) if create else tantivy.Index.open(str(folder))
+    index = tantivy.Index(schema(), path=str(folder)) if create else tantivy.Index.open(str(folder))
     index.register_tokenizer("spaces", tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build())
     return index
 
@@ -141,6 +144,7 @@ def sizes_of(folder: Path) -> dict[str, int]:
     }
 
 
+@lru_cache(maxsize=4096)
 def safe_name(name: str) -> str:
     """A folder name for any id: readable where that is safe, with a hash where characters were replaced."""
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:80]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from corral.adapters.index.local_columns import numbers
 
 KEPT_BYTES = 32_000_000
 _NEWLINE = ord("\n")
@@ -26,7 +24,7 @@ class LineCache:
 
     def __init__(self, limit_bytes: int = KEPT_BYTES) -> None:
         self._limit = limit_bytes
-        self._kept: OrderedDict[Hashable, tuple[bytes, NDArray[np.int64]]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[bytes, memoryview]] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
 
@@ -42,12 +40,12 @@ class LineCache:
             if kept is not None:
                 self._kept.move_to_end(key)
         text, breaks = kept or self._keep(key, load())
-        begin = int(breaks[start - 2]) + 1 if 2 <= start <= len(breaks) + 1 else (0 if start < 2 else len(text))
-        stop = int(breaks[end - 1]) if end <= len(breaks) else len(text)
+        begin = breaks[start - 2] + 1 if 2 <= start <= len(breaks) + 1 else (0 if start < 2 else len(text))
+        stop = breaks[end - 1] if end <= len(breaks) else len(text)
         return text[begin:stop].decode("utf-8", "replace")
 
-    def _keep(self, key: Hashable, text: bytes) -> tuple[bytes, NDArray[np.int64]]:
-        kept = text, np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == _NEWLINE)
+    def _keep(self, key: Hashable, text: bytes) -> tuple[bytes, memoryview]:
+        kept = text, numbers(np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == _NEWLINE))
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = kept

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import tantivy
 
-from corral.adapters.index.local_layout import Manifest, open_words
+from corral.adapters.index.local_layout import Manifest, open_words, schema
 from corral.adapters.index.local_lines import LineCache
 from corral.adapters.index.local_segment import Segment, SegmentEntry, open_segment
 from corral.adapters.index.local_text import TextCodec
@@ -27,12 +28,18 @@ from corral.adapters.index.port import (
     SymbolRow,
     path_fits,
 )
-from corral.adapters.index.signature import SIGNATURE_BYTES, held
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    _Clause = tuple[tantivy.Occur, tantivy.Query]
+
 _FILTERED_LIMIT = 3000
+_CLAUSES_KEPT = 8192
+_BLOCK = 8192
+"""How many vectors are compared at once in a full scan: some 10 MB of numbers."""
+_NO_UIDS = np.zeros(0, dtype=np.int64)
+_NO_SCORES = np.zeros(0, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -83,9 +90,8 @@ class LocalIndexReader:
         self.parts = [Part(open_segment(folder, entry), entry) for entry in manifest.segments]
         self.codec = TextCodec((folder / manifest.dictionary).read_bytes() if manifest.dictionary else b"")
         self._lines = LineCache()
-        self._index = open_words(folder / "words")
-        self._schema = self._index.schema
-        self._searcher = self._index.searcher()
+        self._searcher = open_words(folder / "words").searcher()
+        self._clauses: dict[tuple[str, str, float], _Clause | None] = {}
 
     @property
     def state(self) -> IndexState:
@@ -94,29 +100,39 @@ class LocalIndexReader:
 
     def candidates(self, query: LexicalQuery, limit: int) -> Candidates:
         """The best chunks by words."""
-        term, boost = tantivy.Query.term_query, tantivy.Query.boost_query
-        schema = self._schema
-        should = [
-            (tantivy.Occur.Should, boost(term(schema, field, word, "freq"), weight))
-            for field, words in query.terms.items()
-            for word, weight in words
-        ]
+        clauses = [self._clause(field, word, weight) for field, words in query.terms.items() for word, weight in words]
+        should = [clause for clause in clauses if clause is not None]
         if not should:
-            return _no_candidates()
+            return self._candidates(_NO_UIDS, _NO_SCORES, query.words, query.vector)
         combined = tantivy.Query.boolean_query(should)
         if query.filters:
             combined = tantivy.Query.boolean_query([(tantivy.Occur.Must, combined), *self._musts(query.filters)])
-        return self._run(combined, limit)
+        return self._candidates(*self._run(combined, limit), query.words, query.vector)
+
+    def _clause(self, field: str, word: str, weight: float) -> _Clause | None:
+        """A word to look for in a field; None when no chunk has it. Questions share most of their words."""
+        key = (field, word, weight)
+        try:
+            return self._clauses[key]
+        except KeyError:
+            if len(self._clauses) >= _CLAUSES_KEPT:
+                self._clauses.clear()
+            clause: _Clause | None = None
+            if self._searcher.doc_freq(field, word):
+                query = tantivy.Query.term_query(schema(), field, word, "freq")
+                clause = tantivy.Occur.Should, tantivy.Query.boost_query(query, weight)
+            self._clauses[key] = clause
+            return clause
 
     def _musts(self, filters: Filters) -> list[tuple[tantivy.Occur, tantivy.Query]]:
         musts: list[tuple[tantivy.Occur, tantivy.Query]] = []
         for field, values in (("language", filters.languages), ("kinds", filters.kinds)):
             if values:
-                query = tantivy.Query.term_set_query(self._schema, field, sorted(values))
+                query = tantivy.Query.term_set_query(schema(), field, sorted(values))
                 musts.append((tantivy.Occur.Must, tantivy.Query.const_score_query(query, 0.0)))
         if filters.paths:
             allowed = self._files_matching(filters.paths)
-            query = tantivy.Query.term_set_query(self._schema, "file", allowed) if allowed else _nothing()
+            query = tantivy.Query.term_set_query(schema(), "file", allowed) if allowed else tantivy.Query.empty_query()
             musts.append((tantivy.Occur.Must, tantivy.Query.const_score_query(query, 0.0)))
         return musts
 
@@ -128,91 +144,80 @@ class LocalIndexReader:
             if part.alive[row] and any(path_fits(path, pattern) for pattern in patterns)
         ]
 
-    def _run(self, query: tantivy.Query, limit: int) -> Candidates:
+    def _run(self, query: tantivy.Query, limit: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The best chunks and their scores."""
         hits = self._searcher.search(query, limit, count=False).hits
         if not hits:
-            return _no_candidates()
-        uids = np.array(self._searcher.fast_field_values("uid", [address for _, address in hits]), dtype=np.int64)
-        return self._candidates(uids, np.array([score for score, _ in hits], dtype=np.float32))
+            return _NO_UIDS, _NO_SCORES
+        scores, addresses = zip(*hits, strict=True)
+        uids = self._searcher.fast_field_values("uid", list(addresses))
+        return np.array(uids, dtype=np.int64), np.array(scores, dtype=np.float32)
 
-    def _candidates(self, uids: NDArray[np.int64], scores: NDArray[np.float32]) -> Candidates:
-        files = np.zeros(len(uids), dtype=np.int64)
-        priors = np.zeros(len(uids), dtype=np.float32)
-        defines = np.zeros(len(uids), dtype=np.bool_)
+    def _candidates(
+        self,
+        uids: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        words: Sequence[str],
+        vector: NDArray[np.float32] | None,
+    ) -> Candidates:
+        """What is known of chunks, which are looked up once for all of it."""
+        known: list[tuple[NDArray[np.bool_], Candidates]] = []
+        for part in self.parts:
+            inside, rows = part.segment.rows_of_chunks(uids)
+            if len(rows) == len(uids):
+                return part.segment.candidates(rows, uids, scores, words, vector)
+            if len(rows):
+                known.append((inside, part.segment.candidates(rows, uids[inside], scores[inside], words, vector)))
+        return _joined(uids, scores, len(words), vector, known)
+
+    def nearest(
+        self, vector: NDArray[np.float32], limit: int, filters: Filters, words: Sequence[str] = ()
+    ) -> Candidates:
+        """The nearest chunks, by an exact scan of the live ones."""
+        uids, scores = _NO_UIDS, _NO_SCORES
+        for part_uids, part_scores in self._compared(vector, filters):
+            uids, scores = np.concatenate([uids, part_uids]), np.concatenate([scores, part_scores])
+        best = np.argsort(-scores, kind="stable")[:limit]
+        return self._candidates(uids[best], scores[best], words, vector)
+
+    def _compared(
+        self, vector: NDArray[np.float32], filters: Filters
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Chunks of each part with their cosines, some thousand at a time."""
+        allowed = None
+        if filters:
+            musts = [(tantivy.Occur.Must, tantivy.Query.all_query()), *self._musts(filters)]
+            allowed = self._run(tantivy.Query.boolean_query(musts), _FILTERED_LIMIT)[0]
         for part in self.parts:
             segment = part.segment
-            inside, rows = segment.rows_of_chunks(uids)
-            if len(rows):
-                file_rows = segment.file_of_chunk[rows]
-                files[inside] = segment.files["id"][file_rows]
-                priors[inside] = segment.files["prior"][file_rows]
-                defines[inside] = segment.chunks["defines"][rows]
-        return Candidates(uids=uids, scores=scores, files=files, priors=priors, defines=defines)
-
-    def nearest(self, vector: NDArray[np.float32], limit: int, filters: Filters) -> Candidates:
-        """The nearest chunks, by an exact scan of the live ones."""
-        base = tantivy.Query.all_query()
-        if filters:
-            musts = [(tantivy.Occur.Must, base), *self._musts(filters)]
-            live = self._run(tantivy.Query.boolean_query(musts), _FILTERED_LIMIT).uids
-        else:
-            live = np.concatenate(
-                [part.segment.uids[part.live_chunks()].astype(np.int64) for part in self.parts]
-                or [np.zeros(0, dtype=np.int64)]
-            )
-        if not len(live):
-            return _no_candidates()
-        scores = np.concatenate([self.vectors(part) @ vector for part in np.array_split(live, len(live) // 8192 + 1)])
-        best = np.argsort(-scores, kind="stable")[:limit]
-        return self._candidates(live[best], scores[best].astype(np.float32))
+            rows = part.live_chunks() if allowed is None else segment.rows_of_chunks(allowed)[1]
+            for block in np.array_split(rows, len(rows) // _BLOCK + 1):
+                yield segment.uids.take(block).astype(np.int64), segment.similarities(block, vector)
 
     def vectors(self, uids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of chunks, unit length but for rounding."""
         out = np.zeros((len(uids), self._state.dimension), dtype=np.float32)
         for part in self.parts:
             inside, rows = part.segment.rows_of_chunks(uids)
-            if len(rows) == len(uids):
-                return part.segment.unpacked_vectors(rows)
             if len(rows):
                 out[inside] = part.segment.unpacked_vectors(rows)
         return out
 
-    def held(self, uids: NDArray[np.int64], words: Sequence[str]) -> NDArray[np.bool_]:
-        """Which words each chunk holds, with some wrong yes."""
-        signatures = np.zeros((len(uids), SIGNATURE_BYTES), dtype=np.uint8)
-        for part in self.parts:
-            inside, rows = part.segment.rows_of_chunks(uids)
-            if len(rows):
-                signatures[inside] = part.segment.signatures(rows)
-        return held(signatures, words)
-
     def chunks(self, uids: Sequence[int]) -> list[StoredChunk]:
         """Chunks with their text, in the order asked."""
-        wanted = np.array(uids, dtype=np.int64)
-        found: dict[int, StoredChunk] = {}
-        for part in self.parts:
-            inside, rows = part.segment.rows_of_chunks(wanted)
-            file_rows = part.segment.file_of_chunk[rows]
-            for uid, row, file_row in zip(wanted[inside].tolist(), rows.tolist(), file_rows.tolist(), strict=True):
-                if part.alive[file_row]:
-                    found[uid] = self._chunk(part.segment, row, file_row)
-        return [found[uid] for uid in uids if uid in found]
+        found = []
+        for uid in uids:
+            for part in self.parts:
+                place = part.segment.place_of_chunk(uid)
+                if place is not None and part.alive[place[1]]:
+                    found.append(self._chunk(part.segment, *place))
+                    break
+        return found
 
     def _chunk(self, segment: Segment, row: int, file_row: int) -> StoredChunk:
-        chunk = segment.chunk(row)
-        return StoredChunk(
-            uid=int(segment.uids[row]),
-            path=segment.path(file_row),
-            language=segment.language(file_row),
-            start_line=chunk.start_line,
-            end_line=chunk.end_line,
-            symbol=chunk.symbol,
-            kind=chunk.kind,
-            defines=chunk.defines,
-            text=self._lines.lines(
-                (segment.name, file_row), lambda: self._bytes(segment, file_row), chunk.start_line, chunk.end_line
-            ),
-        )
+        key = (segment.name, file_row)
+        text = self._lines.lines(key, lambda: self._bytes(segment, file_row), *segment.chunk_lines(row))
+        return segment.stored_chunk(row, file_row, text)
 
     def _text(self, segment: Segment, file_row: int) -> str:
         return self._bytes(segment, file_row).decode("utf-8", "replace")
@@ -294,13 +299,15 @@ class LocalIndexReader:
 
     def definitions(self, name: str, limit: int = 50) -> list[StoredSymbol]:
         """Where a name is defined."""
-        found = [
-            _stored(part.segment.path(row), part.segment.symbol(at))
+        places = [
+            (part.segment.path(row), line, at, part.segment)
             for part in self.parts
-            for row, at in part.segment.definitions(name)
+            for row, line, at in part.segment.definitions(name)
             if part.alive[row]
         ]
-        return sorted(found, key=lambda symbol: (symbol.path, symbol.start_line))[:limit]
+        # A name like ``__init__`` is defined a thousand times: only those that are asked for are read.
+        places.sort(key=itemgetter(0, 1, 2))
+        return [_stored(path, segment.symbol(at)) for path, _, at, segment in places[:limit]]
 
     def imports_of(self, path: str) -> list[str]:
         """What one file imports."""
@@ -349,11 +356,29 @@ def _stored(path: str, symbol: SymbolRow) -> StoredSymbol:
     return StoredSymbol(path, symbol.name, symbol.kind, symbol.start_line, symbol.end_line, symbol.parent)
 
 
-def _no_candidates() -> Candidates:
-    empty = np.zeros(0)
-    whole = empty.astype(np.int64)
-    return Candidates(whole, empty.astype(np.float32), whole, empty.astype(np.float32), empty.astype(np.bool_))
-
-
-def _nothing() -> tantivy.Query:
-    return tantivy.Query.empty_query()
+def _joined(
+    uids: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    words: int,
+    vector: NDArray[np.float32] | None,
+    known: Sequence[tuple[NDArray[np.bool_], Candidates]],
+) -> Candidates:
+    """What several parts know, each of the chunks that are inside it, in the order of ``uids``."""
+    count = len(uids)
+    joined = Candidates(
+        uids=uids,
+        scores=scores,
+        files=np.zeros(count, dtype=np.int64),
+        priors=np.zeros(count, dtype=np.float32),
+        defines=np.zeros(count, dtype=np.bool_),
+        held=np.zeros((count, words), dtype=np.bool_),
+        similarities=None if vector is None else np.zeros(count, dtype=np.float32),
+    )
+    for inside, part in known:
+        joined.files[inside] = part.files
+        joined.priors[inside] = part.priors
+        joined.defines[inside] = part.defines
+        joined.held[inside] = part.held
+        if joined.similarities is not None:
+            joined.similarities[inside] = part.similarities
+    return joined

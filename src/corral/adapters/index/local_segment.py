@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import weakref
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,17 +24,18 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from corral.adapters.index.local_columns import Strings, hashed, load_columns, packed_strings, save_columns
+from corral.adapters.index.local_columns import Strings, hashed, load_columns, numbers, packed_strings, save_columns
 from corral.adapters.index.local_text import (
     PackWriter,
     TextCodec,
     map_vectors,
     pack_vectors,
+    similarities,
     unpack_vectors,
     vector_dtype,
 )
-from corral.adapters.index.port import ChunkRow, FileRow, SymbolRow
-from corral.adapters.index.signature import signatures_of
+from corral.adapters.index.port import Candidates, ChunkRow, FileRow, StoredChunk, SymbolRow
+from corral.adapters.index.signature import held, signatures_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -273,6 +275,11 @@ class Segment:
         self._symbols = _prefixed(columns, "symbol_")
         self._paths, self._blobs, self._names = (Strings(columns, name) for name in ("path", "blob", "name"))
         self.uids: NDArray[Any] = self.chunks["uid"]
+        self._language_of_file = numbers(self.files["language"])
+        self._first_uid = int(self.uids[0]) if len(self.uids) else 0
+        #: Whether the chunks' numbers have no gap, as in every segment that was never merged.
+        self._gapless = len(self.uids) > 0 and int(self.uids[-1]) - self._first_uid + 1 == len(self.uids)
+        self._chunk_numbers = {name: numbers(column) for name, column in self.chunks.items()}
         self.vectors = map_vectors(vectors_path, len(self.uids), self.dimension)
         expected = len(self.uids) * vector_dtype(self.dimension).itemsize
         if vectors_path.stat().st_size != expected:
@@ -285,6 +292,18 @@ class Segment:
         """Row of each chunk's file."""
         first = self.files["chunk"].astype(np.int64)
         return np.repeat(np.arange(len(first) - 1, dtype=np.uint32), first[1:] - first[:-1])
+
+    @cached_property
+    def _file_of_chunk(self) -> memoryview:
+        return numbers(self.file_of_chunk)
+
+    def place_of_chunk(self, uid: int) -> tuple[int, int] | None:
+        """Rows of a chunk and of its file; None when it isn't here."""
+        uids = self._chunk_numbers["uid"]
+        row = uid - self._first_uid if self._gapless else bisect_left(uids, uid)
+        if 0 <= row < len(uids) and uids[row] == uid:
+            return row, self._file_of_chunk[row]
+        return None
 
     def rows_of_chunks(self, uids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Which of some chunks are here, and the rows of those."""
@@ -312,7 +331,7 @@ class Segment:
 
     def path(self, row: int) -> str:
         """A file's path."""
-        return _text(self._paths[row])
+        return self._paths.text(row)
 
     def blob(self, row: int) -> str:
         """A file's hash."""
@@ -328,7 +347,7 @@ class Segment:
 
     def language(self, row: int) -> str:
         """A file's language."""
-        return self.languages[int(self.files["language"][row])]
+        return self.languages[self._language_of_file[row]]
 
     def reason(self, row: int) -> str:
         """Why a file was left out; ``""`` when it was not."""
@@ -341,17 +360,40 @@ class Segment:
 
     def chunk(self, row: int) -> ChunkRow:
         """A chunk without its words."""
-        columns = self.chunks
-        parent, symbol = self._name(columns["parent"][row]), self._name(columns["symbol"][row])
+        columns = self._chunk_numbers
         return ChunkRow(
-            start_line=int(columns["start"][row]),
-            end_line=int(columns["end"][row]),
-            symbol=f"{parent}.{symbol}" if parent else symbol,
+            start_line=columns["start"][row],
+            end_line=columns["end"][row],
+            symbol=self._symbol_of_chunk(row),
             kind=self.kinds[columns["kind"][row]],
             kinds=tuple(self.kind_sets[columns["kinds"][row]].split()),
             defines=bool(columns["defines"][row]),
             fields={},
         )
+
+    def chunk_lines(self, row: int) -> tuple[int, int]:
+        """A chunk's first and last line; both belong to it."""
+        return self._chunk_numbers["start"][row], self._chunk_numbers["end"][row]
+
+    def stored_chunk(self, row: int, file_row: int, text: str) -> StoredChunk:
+        """A chunk of a file, with its text."""
+        columns = self._chunk_numbers
+        return StoredChunk(
+            columns["uid"][row],
+            self.path(file_row),
+            self.language(file_row),
+            columns["start"][row],
+            columns["end"][row],
+            self._symbol_of_chunk(row),
+            self.kinds[columns["kind"][row]],
+            bool(columns["defines"][row]),
+            text,
+        )
+
+    def _symbol_of_chunk(self, row: int) -> str:
+        parent, symbol = self._chunk_numbers["parent"][row], self._chunk_numbers["symbol"][row]
+        name = self._name(symbol) if symbol else ""
+        return f"{self._name(parent)}.{name}" if parent else name
 
     def symbols(self, row: int) -> list[SymbolRow]:
         """A file's definitions in order."""
@@ -369,11 +411,11 @@ class Segment:
             parent=self._name(columns["parent"][at]),
         )
 
-    def definitions(self, name: str) -> list[tuple[int, int]]:
-        """Rows of file and symbol wherever a name is defined; dead files among them."""
+    def definitions(self, name: str) -> list[tuple[int, int, int]]:
+        """Row of the file, line and row of the symbol wherever a name is defined; dead files among them."""
         found = self._by_name(self._symbols["name"], self._symbols["by_name"], name)
-        first = self.files["symbol"]
-        return [(int(np.searchsorted(first, at, "right")) - 1, at) for at in found]
+        lines = self._symbols["start"][found].tolist() if found else []
+        return list(zip(_owners(self.files["symbol"], found), lines, found, strict=True))
 
     def imports(self, row: int) -> list[str]:
         """What a file imports, sorted."""
@@ -383,8 +425,7 @@ class Segment:
     def importers(self, name: str) -> list[int]:
         """Rows of files that import a name; dead ones among them."""
         found = self._by_name(self._columns["import_name"], self._columns["import_by_name"], name)
-        first = self.files["import"]
-        return [int(np.searchsorted(first, at, "right")) - 1 for at in found]
+        return _owners(self.files["import"], found)
 
     def file_row(self, row: int) -> FileRow:
         """A file as it was added, but for its text and the words of its chunks."""
@@ -413,13 +454,33 @@ class Segment:
         """Vectors of chunks, (n, dimension), unit length but for rounding."""
         return unpack_vectors(self.vectors[rows], self.dimension)
 
-    def signatures(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Signatures of chunks' words, (n, ``SIGNATURE_BYTES``)."""
-        found: NDArray[np.uint8] = self.vectors["words"][rows]
-        return found
+    def similarities(self, rows: NDArray[np.int64], vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Cosine of each of some chunks with a unit vector, (n,)."""
+        return similarities(self.vectors.take(rows), vector)
+
+    def candidates(
+        self,
+        rows: NDArray[np.int64],
+        uids: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        words: Sequence[str],
+        vector: NDArray[np.float32] | None,
+    ) -> Candidates:
+        """What is known of chunks, by their rows; see the port."""
+        file_rows = self.file_of_chunk.take(rows)
+        stored = self.vectors.take(rows)
+        return Candidates(
+            uids=uids,
+            scores=scores,
+            files=self.files["id"].take(file_rows).astype(np.int64),
+            priors=self.files["prior"].take(file_rows),
+            defines=self.chunks["defines"].take(rows),
+            held=held(stored["words"], words),
+            similarities=None if vector is None else similarities(stored, vector),
+        )
 
     def _name(self, number: int) -> str:
-        return _text(self._names[number])
+        return self._names.text(number)
 
     def _by_name(self, names: NDArray[Any], order: NDArray[Any], name: str) -> list[int]:
         found: list[int] = []
@@ -431,6 +492,12 @@ class Segment:
 
 def _prefixed(columns: Any, prefix: str) -> dict[str, NDArray[Any]]:
     return {name.removeprefix(prefix): column for name, column in columns.items() if name.startswith(prefix)}
+
+
+def _owners(first: NDArray[Any], rows: Sequence[int]) -> list[int]:
+    """Rows of the files that some rows belong to; ``first`` has each file's first one."""
+    owners: list[int] = (np.searchsorted(first, rows, "right") - 1).tolist()
+    return owners
 
 
 def _find(sorted_ids: NDArray[Any], wanted: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:

@@ -145,7 +145,23 @@ def unpack_vectors(stored: NDArray[Any], dimension: int) -> NDArray[np.float32]:
     return out[:, :dimension]
 
 
+def similarities(stored: NDArray[Any], vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosine of each stored vector with a unit vector, (n,): of the levels, and scaled after it."""
+    packed = stored["packed"]
+    half = packed.shape[1]
+    levels = np.empty((len(stored), 2 * half), dtype=np.float32)
+    levels[:, :half] = packed & 15
+    levels[:, half:] = packed >> 4
+    found: NDArray[np.float32] = levels[:, : len(vector)] @ vector
+    found -= 8 * vector.sum()
+    found *= stored["scale"]
+    return found
+
+
 def map_vectors(path: Path, count: int, dimension: int) -> NDArray[Any]:
     """The vectors of a file; the mapping ends with the array."""
     kind = vector_dtype(dimension)
-    return np.memmap(path, dtype=kind, mode="r", shape=(count,)) if count else np.zeros(0, dtype=kind)
+    if not count:
+        return np.zeros(0, dtype=kind)
+    # As a plain array: numpy does much more for each use of a memmap.
+    return np.memmap(path, dtype=kind, mode="r", shape=(count,)).view(np.ndarray)

@@ -139,15 +139,18 @@ class MemoryIndexReader:
                 for uid in having.keys() & scores.keys():
                     length = 0.25 + 0.75 * len(fields[uid]) / (mean or 1.0)
                     scores[uid] += weight * rarity * 2.2 * having[uid] / (having[uid] + 1.2 * length)
-        return self._candidates({uid: score for uid, score in scores.items() if score > 0}, limit)
+        found = {uid: score for uid, score in scores.items() if score > 0}
+        return self._candidates(found, limit, query.words, query.vector)
 
-    def nearest(self, vector: NDArray[np.float32], limit: int, filters: Filters) -> Candidates:
+    def nearest(
+        self, vector: NDArray[np.float32], limit: int, filters: Filters, words: Sequence[str] = ()
+    ) -> Candidates:
         """By an exact scan."""
         import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
 
         uids = np.array(sorted(self._matching(filters)), dtype=np.int64)
         similarities = self.vectors(uids) @ vector
-        return self._candidates(dict(zip(uids.tolist(), similarities.tolist(), strict=True)), limit)
+        return self._candidates(dict(zip(uids.tolist(), similarities.tolist(), strict=True)), limit, words, vector)
 
     def _matching(self, filters: Filters) -> list[int]:
         return [
@@ -158,17 +161,22 @@ class MemoryIndexReader:
             and (not filters.paths or any(path_fits(held.row.path, pattern) for pattern in filters.paths))
         ]
 
-    def _candidates(self, scores: Mapping[int, float], limit: int) -> Candidates:
+    def _candidates(
+        self, scores: Mapping[int, float], limit: int, words: Sequence[str], vector: NDArray[np.float32] | None
+    ) -> Candidates:
         import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
 
         best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:limit]
         held = [self._by_uid[uid] for uid, _ in best]
+        uids = np.array([uid for uid, _ in best], dtype=np.int64)
         return Candidates(
-            uids=np.array([uid for uid, _ in best], dtype=np.int64),
+            uids=uids,
             scores=np.array([score for _, score in best], dtype=np.float32),
             files=np.array([file.file_id for file, _ in held], dtype=np.int64),
             priors=np.array([file.row.prior for file, _ in held], dtype=np.float32),
             defines=np.array([chunk.defines for _, chunk in held], dtype=np.bool_),
+            held=self._held(uids, words),
+            similarities=None if vector is None else self.vectors(uids) @ vector,
         )
 
     def vectors(self, uids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -178,7 +186,7 @@ class MemoryIndexReader:
         rows = [self._by_uid[uid][0].vectors[uid - self._by_uid[uid][0].first_uid] for uid in uids.tolist()]
         return np.array(rows, dtype=np.float32).reshape(len(rows), self.state.dimension) / np.float32(127)
 
-    def held(self, uids: NDArray[np.int64], words: Sequence[str]) -> NDArray[np.bool_]:
+    def _held(self, uids: NDArray[np.int64], words: Sequence[str]) -> NDArray[np.bool_]:
         """Which words each chunk holds, without a wrong yes."""
         import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
 

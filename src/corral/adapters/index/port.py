@@ -11,7 +11,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,9 +85,8 @@ class StoredFile:
     lines: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoredChunk:
-    """One chunk as the index knows it."""
+class StoredChunk(NamedTuple):
+    """One chunk as the index knows it; a tuple, as each answer makes ten."""
 
     uid: int
     path: str
@@ -140,22 +139,30 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class LexicalQuery:
-    """Words to look for: field to (word, weight)."""
+    """Words to look for, and what else to tell of each chunk that has some of them."""
 
+    #: Field to (word, weight).
     terms: Mapping[str, Sequence[tuple[str, float]]]
     filters: Filters = Filters()
+    #: Words of which each candidate tells whether it has them.
+    words: Sequence[str] = ()
+    #: A unit vector that each candidate is compared with; None compares with nothing.
+    vector: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The best chunks by words alone, best first.
+    """The best chunks by words alone or by vectors alone, best first.
 
     Attributes:
         uids: int64 (n,), the chunks.
-        scores: float32 (n,), BM25 summed over the fields.
+        scores: float32 (n,), BM25 summed over the fields, or cosines.
         files: int64 (n,), ids of the files that they are in.
         priors: float32 (n,), factors by path.
         defines: bool (n,), whether something begins in the chunk.
+        held: bool (n, words), which of the words asked for each has in its fields; a few per cent of the yes may be
+            wrong.
+        similarities: float32 (n,), cosines with the vector asked for; None without one.
     """
 
     uids: NDArray[np.int64]
@@ -163,6 +170,8 @@ class Candidates:
     files: NDArray[np.int64]
     priors: NDArray[np.float32]
     defines: NDArray[np.bool_]
+    held: NDArray[np.bool_]
+    similarities: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,16 +205,21 @@ class IndexReader(Protocol):
         """The ``limit`` best chunks by words."""
         ...
 
-    def nearest(self, vector: NDArray[np.float32], limit: int, filters: Filters) -> Candidates:
-        """The ``limit`` chunks nearest to a unit vector, by an exact scan; their scores are cosines."""
+    def nearest(
+        self, vector: NDArray[np.float32], limit: int, filters: Filters, words: Sequence[str] = ()
+    ) -> Candidates:
+        """The ``limit`` chunks nearest to a unit vector, by an exact scan; their scores are cosines.
+
+        Args:
+            vector: (dimension,).
+            limit: At most so many.
+            filters: Among which chunks.
+            words: Of which each tells whether it has them.
+        """
         ...
 
     def vectors(self, uids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of chunks, (n, dimension), unit length but for rounding."""
-        ...
-
-    def held(self, uids: NDArray[np.int64], words: Sequence[str]) -> NDArray[np.bool_]:
-        """Which of some words each chunk has in its fields, (n, words); a few per cent of the yes may be wrong."""
         ...
 
     def chunks(self, uids: Sequence[int]) -> list[StoredChunk]:

@@ -58,8 +58,10 @@ def signature_of(fields: Mapping[str, str]) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _places(word: str) -> tuple[tuple[int, int], ...]:
-    return tuple((position // 8, position % 8) for position in _positions(word))
+def _places(word: str) -> bytes:
+    """The numbers of the bytes that a word's bits are in, then each bit's value there."""
+    positions = _positions(word)
+    return bytes([position // 8 for position in positions] + [1 << position % 8 for position in positions])
 
 
 def held(signatures: NDArray[np.uint8], words: Sequence[str]) -> NDArray[np.bool_]:
@@ -76,10 +78,11 @@ def held(signatures: NDArray[np.uint8], words: Sequence[str]) -> NDArray[np.bool
 
     if not words:
         return np.zeros((len(signatures), 0), dtype=np.bool_)
-    places = np.array([_places(word) for word in words], dtype=np.intp)  # words x hashes x (byte, bit)
-    bits = signatures[:, places[:, :, 0]] >> places[:, :, 1].astype(np.uint8)
-    found: NDArray[np.bool_] = np.all(bits & 1, axis=2)
-    return found
+    places = np.frombuffer(b"".join(map(_places, words)), dtype=np.uint8).reshape(len(words), 2, _HASHES)
+    bits = signatures.T[places[:, 0]]  # words x hashes x n: whole rows are taken, each bit of all chunks at once
+    bits &= places[:, 1, :, None]
+    found: NDArray[np.bool_] = np.all(bits, axis=1)
+    return found.T
 
 
 def signatures_of(chunks: Iterable[Mapping[str, str]]) -> NDArray[np.uint8]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -38,7 +37,7 @@ def named_as_asked(
         ]
         asked = next((symbol for symbol in inside if compact(symbol.name) in question.names), None)
         best = asked or (inside[0] if of_kind and inside else None)
-        yield chunk if best is None else replace(chunk, symbol=_qualified(best), kind=best.kind)
+        yield chunk if best is None else chunk._replace(symbol=_qualified(best), kind=best.kind)
 
 
 def _may_define(question: Question, chunk: StoredChunk) -> bool:

@@ -6,8 +6,9 @@ The steps are those that docs/decisions/0051 lists with what each brings, and on
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -75,6 +76,9 @@ _FAINT = frozenset(
 )
 _CODE_WORD = re.compile(r"[A-Za-z_][\w]*(?:(?:\.|::|->)[A-Za-z_]\w*)*")
 
+_PARTS = re.compile(r"\.|::|->")
+_CASE_CHANGE = re.compile(r"[a-z][A-Z]|[A-Z]{2}")
+
 _TESTS = re.compile(
     r"(?:^|/)(?:tests?|testing|__tests__|spec|specs|fixtures?|testdata|mocks?|__mocks__|e2e)(?:/|$)"
     r"|(?:^|/)(?:test_[^/]*|[^/]*_test|conftest|[^/]*[.-](?:test|spec))\.[^/.]+$|Tests?\.(?:java|cs|kt|swift|php)$",
@@ -141,27 +145,38 @@ def understood(query: str) -> Question:
     """Take a query apart."""
     bare = is_identifier(query)
     weights: dict[str, float] = {}
-    for word in query.split():
-        lowered = word.strip(".,;:!?()[]{}'\"`").lower()
-        if not bare and lowered in _STOP:
-            continue
-        for term in words_of(word).split():
-            if bare or term not in _STOP:
-                weight = WEIGHTS.faint if term in _FAINT and not bare else 1.0
-                weights[term] = max(weight, weights.get(term, 0.0))
-    if not weights:  # nothing but stop words
+    for word in () if bare else query.split():
+        for term, weight in _weighed(word):
+            weights[term] = max(weight, weights.get(term, 0.0))
+    if not weights:  # a bare name, or nothing but stop words
         weights = dict.fromkeys(words_of(query).split(), 1.0)
-    names = []
-    for found in _CODE_WORD.findall(query):
-        last = re.split(r"\.|::|->", found)[-1]
-        if bare or "_" in last.strip("_") or "." in found or "::" in found or re.search(r"[a-z][A-Z]|[A-Z]{2}", last):
-            names.append(compact(last))
+    names = dict.fromkeys(_name(found, bare=bare) for found in _CODE_WORD.findall(query))
     return Question(
         text=query,
         words=tuple(weights.items())[:64],
-        names=tuple(dict.fromkeys(name for name in names if name)),
+        names=tuple(name for name in names if name),
         bare=bare,
-        wants_odd=any(word in _WANTS_ODD for word in weights),
+        wants_odd=not _WANTS_ODD.isdisjoint(weights),
+    )
+
+
+def _name(found: str, *, bare: bool) -> str:
+    """The last part of what may be a name, compacted; ``""`` for a plain word."""
+    if not bare and found.isalpha() and found.islower():
+        return ""
+    last = _PARTS.split(found)[-1]
+    if bare or "_" in last.strip("_") or "." in found or "::" in found or _CASE_CHANGE.search(last):
+        return compact(last)
+    return ""
+
+
+@lru_cache(maxsize=1 << 14)
+def _weighed(word: str) -> tuple[tuple[str, float], ...]:
+    """What is looked for when a question has a word: stems and what they count; nothing for a stop word."""
+    if word.strip(".,;:!?()[]{}'\"`").lower() in _STOP:
+        return ()
+    return tuple(
+        (term, WEIGHTS.faint if term in _FAINT else 1.0) for term in words_of(word).split() if term not in _STOP
     )
 
 
@@ -192,52 +207,47 @@ class Ranked:
     Attributes:
         order: Indexes into the candidates, best first.
         scores: Of all candidates, as ``order`` sorts them.
-        similarities: Cosine of each candidate with the question; zeros when vectors were left out.
     """
 
-    order: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    similarities: NDArray[np.float32]
+    order: list[int]
+    scores: list[float]
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What is known of the candidates beside their score by words.
+def rank(
+    question: Question,
+    candidates: Candidates,
+    stems: Sequence[frozenset[str]],
+    fusion_weight: float,
+    weights: Weights = WEIGHTS,
+) -> Ranked:
+    """Order the candidates.
 
-    Attributes:
-        held: Which of the question's words each has, (candidates, words); a few wrong yes do no harm.
-        similarities: Cosine of each with the question; None leaves vectors out.
+    Args:
+        question: What was asked.
+        candidates: What was found by its words, told of each of ``question.words``.
+        stems: The words of the stem of each one's file.
         fusion_weight: The embedder's.
-        stems: File id to the words of its stem.
+        weights: What counts how much.
     """
-
-    held: NDArray[np.bool_]
-    similarities: NDArray[np.float32] | None
-    fusion_weight: float
-    stems: Mapping[int, frozenset[str]]
-
-
-def rank(question: Question, candidates: Candidates, evidence: Evidence, weights: Weights = WEIGHTS) -> Ranked:
-    """Order the candidates."""
     import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
 
-    one = np.float32(1)
     scores = candidates.scores / np.float32(float(candidates.scores.max(initial=0.0)) or 1.0)
-    similarities = None if question.bare else evidence.similarities
-    if similarities is not None and evidence.fusion_weight:
+    if candidates.similarities is not None and fusion_weight and not question.bare:
+        similarities = np.maximum(candidates.similarities, 0)
         nearest = float(similarities.max(initial=0.0))
         if nearest > 0:
-            scores += np.float32(evidence.fusion_weight * weights.vectors / nearest) * np.maximum(similarities, 0)
+            similarities *= np.float32(fusion_weight * weights.vectors / nearest)
+            scores += similarities
     scores *= _prior(question, candidates.priors, weights)
-    scores *= np.where(candidates.defines, np.float32(weights.defines), one)
+    scores *= np.where(candidates.defines, np.float32(weights.defines), np.float32(1))
     if len(question.words) > 1:
-        share = _covered(question, evidence.held)
-        scores *= 1 - np.float32(weights.coverage) * (1 - share)
-    scores *= 1 + np.float32(weights.stem_match) * _named(question, candidates.files, evidence.stems)
-    scores = _with_company(candidates.files, scores, weights)
-    order = np.argsort(-scores, kind="stable")
-    none = np.zeros(len(scores), dtype=np.float32)
-    return Ranked(order, scores, none if similarities is None else similarities)
+        scores *= _covered(question, candidates.held, weights.coverage)
+    named = _named(question, stems)
+    if any(named):
+        scores *= 1 + np.float32(weights.stem_match) * np.array(named, dtype=np.float32)
+    order = np.argsort(-scores, kind="stable").tolist()
+    final = _with_company(candidates.files.tolist(), scores.tolist(), order, weights)
+    return Ranked(sorted(range(len(final)), key=final.__getitem__, reverse=True), final)
 
 
 def _prior(question: Question, priors: NDArray[np.float32], weights: Weights) -> NDArray[np.float32]:
@@ -249,47 +259,52 @@ def _prior(question: Question, priors: NDArray[np.float32], weights: Weights) ->
     return priors if question.bare else priors ** np.float32(weights.prior)
 
 
-def _covered(question: Question, held: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Which part of the question each candidate speaks of; words that few candidates have count more."""
+def _covered(question: Question, held: NDArray[np.bool_], coverage: float) -> NDArray[np.float32]:
+    """Factors by the part of the question that each candidate speaks of; words that few of them have count more."""
     import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
 
-    weight = np.array([weight for _, weight in question.words], dtype=np.float32)
-    weight *= np.log1p(1 / (held.mean(axis=0, dtype=np.float32) + np.float32(1e-3)))
-    share: NDArray[np.float32] = held.astype(np.float32) @ (weight / weight.sum())
-    return share
+    has = held.astype(np.float32)
+    having = has.sum(axis=0).tolist()
+    rarities = [
+        weight * math.log1p(1 / (count / len(held) + 1e-3))
+        for (_, weight), count in zip(question.words, having, strict=True)
+    ]
+    shares = np.array(rarities, dtype=np.float32)
+    shares *= np.float32(coverage / sum(rarities))
+    factors: NDArray[np.float32] = has @ shares
+    factors += np.float32(1 - coverage)
+    return factors
 
 
-def _named(question: Question, files: NDArray[np.int64], stems: Mapping[int, frozenset[str]]) -> NDArray[np.float32]:
+def _named(question: Question, stems: Sequence[frozenset[str]]) -> list[float]:
     """Which part of its file's stem the question names, for each candidate."""
-    import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
-
     asked = {word for word, weight in question.words if weight >= 1}
-    listed = files.tolist()
-    overlap = {file: _overlap(stems.get(file, frozenset()), asked) for file in set(listed)}
-    return np.array([overlap[file] for file in listed], dtype=np.float32)
+    apart = map(asked.isdisjoint, stems)
+    return [0.0 if none else len(words & asked) / len(words) for none, words in zip(apart, stems, strict=True)]
 
 
-def _overlap(stem_words: frozenset[str], asked: set[str]) -> float:
-    return 0.0 if stem_words.isdisjoint(asked) else len(stem_words & asked) / len(stem_words)
+def _with_company(files: Sequence[int], scores: Sequence[float], order: Iterable[int], weights: Weights) -> list[float]:
+    """Repeats from one file fade; a file with several good chunks lifts its best one.
 
-
-def _with_company(files: NDArray[np.int64], scores: NDArray[np.float32], weights: Weights) -> NDArray[np.float32]:
-    """Repeats from one file fade; a file with several good chunks lifts its best one."""
-    import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
-
-    order = np.lexsort((-scores, files))  # file by file, its best chunk first
-    grouped = files[order]
-    begins = np.flatnonzero(np.concatenate([[True], grouped[1:] != grouped[:-1]]))
-    sizes = np.diff(np.append(begins, len(order)))
-    position = np.arange(len(order)) - np.repeat(begins, sizes)
-    sorted_scores = scores[order]
-    faded = sorted_scores * np.float32(weights.repeat) ** position.astype(np.float32)
-    for place, share in enumerate(weights.company, start=1):
-        more = begins[sizes > place]
-        faded[more] += np.float32(share) * sorted_scores[more + place]
-    out = np.empty_like(scores)
-    out[order] = faded
-    return out
+    Args:
+        files: Of each candidate.
+        scores: Of each candidate.
+        order: The candidates from the best to the worst.
+        weights: What counts how much.
+    """
+    final = list(scores)
+    first: dict[int, int] = {}
+    places: dict[int, int] = {}
+    for index in order:
+        file = files[index]
+        if file not in first:
+            first[file] = index
+            continue
+        places[file] = place = places.get(file, 0) + 1
+        final[index] *= weights.repeat**place
+        if place <= len(weights.company):
+            final[first[file]] += weights.company[place - 1] * scores[index]
+    return final
 
 
 def stem_words(path: str) -> frozenset[str]:
@@ -315,21 +330,31 @@ def why(question: Question, chunk: StoredChunk, held: Sequence[bool], similarity
         reasons.append(f"defines {chunk.symbol}")
     asked = [word for (word, weight), has in zip(question.words, held, strict=True) if has and weight >= 1]
     name_words, path_words = _word_set(chunk.symbol), _word_set(chunk.path)
-    in_name = [word for word in asked if word in name_words]
-    if in_name and not reasons:
-        reasons.append(f"name has {', '.join(in_name[:4])}")
-    in_path = [word for word in asked if word in path_words and word not in in_name]
-    if in_path:
-        reasons.append(f"path has {', '.join(in_path[:4])}")
-    text = chunk.text.lower().replace("_", "")
-    in_text = [word for word in asked if word not in in_name and word not in in_path and _root(word) in text]
-    if in_text:
-        reasons.append(f"text has {', '.join(in_text[:6])}")
+    if not name_words.isdisjoint(asked):
+        if not reasons:
+            reasons.append(f"name has {', '.join([word for word in asked if word in name_words][:4])}")
+        asked = [word for word in asked if word not in name_words]
+    if not path_words.isdisjoint(asked):
+        reasons.append(f"path has {', '.join([word for word in asked if word in path_words][:4])}")
+        asked = [word for word in asked if word not in path_words]
+    if asked:
+        in_text = _in_text(asked, chunk.text)
+        if in_text:
+            reasons.append(f"text has {', '.join(in_text[:6])}")
     if similarity > 0.3:
         reasons.append(f"means something similar ({similarity:.2f})")
     if not reasons and not any(held):
         return f"nearest in meaning ({similarity:.2f})"
     return "; ".join(reasons) or "some words in common"
+
+
+def _in_text(words: Sequence[str], text: str) -> list[str]:
+    """Those of some words that a text has, in whatever case and with underscores inside or not."""
+    found = [word for word in words if _root(word) in text]
+    if len(found) == len(words):  # as mostly: the text needn't be written anew
+        return found
+    plain = text.lower().replace("_", "")
+    return [word for word in words if word in found or _root(word) in plain]
 
 
 @lru_cache(maxsize=1 << 14)

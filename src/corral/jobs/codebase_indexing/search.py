@@ -26,7 +26,6 @@ from corral.jobs.codebase_indexing.naming import definitions_of, named_as_asked,
 from corral.jobs.codebase_indexing.ranking import (
     CANDIDATES,
     WEIGHTS,
-    Evidence,
     Weights,
     rank,
     stem_words,
@@ -85,6 +84,17 @@ class Neighbourhood:
     left_out: int = 0
 
 
+class _Paths:
+    """All paths of an index, skipped files' among them."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self.all = frozenset(paths)
+        #: What a file's name begins with, up to its first dot, to the paths of such files.
+        self.by_stem: dict[str, list[str]] = {}
+        for path in self.all:
+            self.by_stem.setdefault(path.rpartition("/")[2].partition(".")[0], []).append(path)
+
+
 @dataclass(slots=True)
 class _Open:
     reader: IndexReader
@@ -92,6 +102,8 @@ class _Open:
     stems: dict[int, frozenset[str]]
     users: int = 0
     stale: bool = False
+    #: Made when a file's neighbourhood is asked for the first time.
+    paths: _Paths | None = None
 
 
 class CodeSearch:
@@ -257,41 +269,41 @@ class CodeSearch:
     # --- one search
 
     def _search(self, opened: _Open, query: str, limit: int, filters: Filters) -> list[SearchHit]:
-        reader = opened.reader
+        reader, embedder = opened.reader, self._embedder
         question = understood(query)
-        found = reader.candidates(LexicalQuery(terms(question, self._weights), filters), max(CANDIDATES, limit))
-        embedder = self._embedder
-        similarities = None
+        words = [word for word, _ in question.words]
+        vector = None
         made_by = (reader.state.embedder, reader.state.dimension)
         if embedder is not None and (embedder.name, embedder.dimension) == made_by and not question.bare:
             vector = embedder.embed_query(query)
-            if len(found.uids):
-                similarities = reader.vectors(found.uids) @ vector
-            elif vector.any():  # else none of its words means anything to the embedder
-                found = reader.nearest(vector, limit, filters)  # no word in common: meaning is all there is
-                similarities = found.scores
+        asked = LexicalQuery(terms(question, self._weights), filters, words, vector)
+        found = reader.candidates(asked, max(CANDIDATES, limit))
+        if not len(found.uids) and vector is not None and vector.any():
+            # No word in common: meaning is all there is, if any of the words means anything to the embedder.
+            found = reader.nearest(vector, limit, filters, words)
         if not len(found.uids):
             return []
-        self._learn_stems(opened, found.files.tolist())
         weight = embedder.fusion_weight if embedder is not None else 0.0
-        held = reader.held(found.uids, [word for word, _ in question.words])
-        evidence = Evidence(held, similarities, weight, opened.stems)
-        ranked = rank(question, found, evidence, self._weights)
-        best = ranked.order[:limit]
-        places = dict(zip(found.uids[best].tolist(), best.tolist(), strict=True))
+        ranked = rank(question, found, self._stems(opened, found.files.tolist()), weight, self._weights)
+        index_of = {int(found.uids[index]): index for index in ranked.order[:limit]}
         hits = []
-        for chunk in named_as_asked(reader, question, filters, reader.chunks(list(places))):
-            index = places[chunk.uid]
-            reason = why(question, chunk, held[index].tolist(), float(ranked.similarities[index]))
-            hits.append(_hit(chunk, float(ranked.scores[index]), reason))
+        for chunk in named_as_asked(reader, question, filters, reader.chunks(list(index_of))):
+            index = index_of[chunk.uid]
+            similarity = 0.0 if found.similarities is None else float(found.similarities[index])
+            reason = why(question, chunk, found.held[index].tolist(), similarity)
+            hits.append(_hit(chunk, ranked.scores[index], reason))
         return hits
 
     @staticmethod
-    def _learn_stems(opened: _Open, files: Sequence[int]) -> None:
-        missing = set(files) - opened.stems.keys()
-        if missing:
-            paths = opened.reader.paths(list(missing))
-            opened.stems.update((file, stem_words(path)) for file, path in paths.items())
+    def _stems(opened: _Open, files: Sequence[int]) -> list[frozenset[str]]:
+        """The words of each file's stem; those of files that are met for the first time are kept."""
+        stems = opened.stems
+        try:
+            return [stems[file] for file in files]
+        except KeyError:
+            paths = opened.reader.paths(list({file for file in files if file not in stems}))
+            stems.update((file, stem_words(path)) for file, path in paths.items())
+            return [stems[file] for file in files]
 
     # --- around a file
 
@@ -309,10 +321,12 @@ class CodeSearch:
         symbols = reader.symbols_of(path)
         imports = reader.imports_of(path)
         importers = [found for found in reader.importers(import_names(path)) if found != path]
-        tests = self._tests_of(opened, path, importers)
+        if opened.paths is None:
+            opened.paths = _Paths(reader.files())
+        known = opened.paths
+        tests = _tests_of(known, path, importers)
         callers = self._callers(opened, path, symbols, importers)
-        known = reader.files()
-        imported = sorted({found for name in imports for found in resolved_imports(name, path) if found in known})
+        imported = sorted({found for name in imports for found in resolved_imports(name, path) if found in known.all})
         purse = _Purse(max_tokens // 2)
         told = Neighbourhood(
             path=path,
@@ -324,21 +338,6 @@ class CodeSearch:
             callers=tuple(within_budget(callers, max_tokens - max_tokens // 2 + purse.left)),
         )
         return replace(told, left_out=purse.refused + len(callers) - len(told.callers))
-
-    @staticmethod
-    def _tests_of(opened: _Open, path: str, importers: Sequence[str]) -> list[str]:
-        stem = PurePosixPath(path).name.split(".")[0]
-        names = {f"test_{stem}", f"{stem}_test", f"{stem}Test", f"{stem}Tests", f"Test{stem}", f"{stem}_spec", stem}
-        tests = []
-        for other in opened.reader.files():
-            name = PurePosixPath(other).name
-            first, _, rest = name.partition(".")
-            is_test = first in names - {stem} or (first == stem and rest.startswith(("test.", "spec.")))
-            in_tests = first == stem and any(part in {"tests", "test", "__tests__"} for part in other.split("/")[:-1])
-            if other != path and (is_test or in_tests):
-                tests.append(other)
-        by_import = [other for other in importers if "test" in other.lower() and other not in tests]
-        return sorted(tests) + by_import
 
     def _callers(
         self, opened: _Open, path: str, symbols: Sequence[StoredSymbol], importers: Sequence[str]
@@ -364,6 +363,23 @@ class CodeSearch:
                             text=hit.text,
                         )
         return sorted(hits.values(), key=lambda hit: -hit.score)
+
+
+def _tests_of(known: _Paths, path: str, importers: Sequence[str]) -> list[str]:
+    stem = PurePosixPath(path).name.split(".")[0]
+    tests = {
+        other
+        for name in (f"test_{stem}", f"{stem}_test", f"{stem}Test", f"{stem}Tests", f"Test{stem}", f"{stem}_spec")
+        for other in known.by_stem.get(name, ())
+    }
+    for other in known.by_stem.get(stem, ()):
+        *folders, name = other.split("/")
+        if name.startswith((f"{stem}.test.", f"{stem}.spec.")) or not {"tests", "test", "__tests__"}.isdisjoint(
+            folders
+        ):
+            tests.add(other)
+    tests.discard(path)
+    return sorted(tests) + [other for other in importers if "test" in other.lower() and other not in tests]
 
 
 def _hit(chunk: StoredChunk, score: float, reason: str) -> SearchHit:

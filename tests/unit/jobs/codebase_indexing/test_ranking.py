@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from corral.adapters.index.port import Candidates, StoredChunk
-from corral.jobs.codebase_indexing.ranking import Evidence, path_prior, rank, stem_words, terms, understood, why
+from corral.jobs.codebase_indexing.ranking import path_prior, rank, stem_words, terms, understood, why
 
 
 @pytest.mark.parametrize(
@@ -49,12 +52,14 @@ def test_a_bare_name_is_known_as_one() -> None:
 
 
 def _candidates(*rows: tuple[int, float, float]) -> Candidates:
+    """Of file, score and prior."""
     return Candidates(
         uids=np.arange(len(rows)),
         scores=np.array([score for _, score, _ in rows], dtype=np.float32),
         files=np.array([file for file, _, _ in rows]),
         priors=np.array([prior for _, _, prior in rows], dtype=np.float32),
         defines=np.zeros(len(rows), dtype=np.bool_),
+        held=np.zeros((len(rows), 0), dtype=np.bool_),
     )
 
 
@@ -68,14 +73,13 @@ def order_of(
 ) -> list[int]:
     question = understood(query)
     everything = np.ones((len(found.uids), len(question.words)), dtype=np.bool_)
-    evidence = Evidence(
+    told = replace(
+        found,
         held=everything if held is None else np.array(held),
         similarities=None if similarities is None else np.array(similarities, dtype=np.float32),
-        fusion_weight=0.5,
-        stems=stems or {},
     )
-    order: list[int] = rank(question, found, evidence).order.tolist()
-    return order
+    of_each = [(stems or {}).get(file, frozenset()) for file in found.files.tolist()]
+    return rank(question, told, of_each, 0.5).order
 
 
 def test_a_prior_can_turn_the_order() -> None:
@@ -126,6 +130,55 @@ def test_the_files_own_name_counts() -> None:
     assert order_of("retry with backoff", found, stems=stems)[0] == 1
 
 
+def plainly(query: str, found: Candidates, stems: list[frozenset[str]]) -> list[float]:
+    """The scores as docs/decisions/0051 tells them, one candidate and one word after the other."""
+    words = understood(query).words
+    count = len(found.uids)
+    held, near = found.held.tolist(), [] if found.similarities is None else found.similarities.tolist()
+    rarity = [
+        weight * math.log(1 + 1 / (sum(row[place] for row in held) / count + 1e-3))
+        for place, (_, weight) in enumerate(words)
+    ]
+    scores = []
+    for index in range(count):
+        score = float(found.scores[index]) / float(max(found.scores)) + 0.5 * max(near[index], 0.0) / max(near)
+        score *= float(found.priors[index]) ** 1.5 * (1.15 if found.defines[index] else 1.0)
+        covered = sum(part for part, has in zip(rarity, held[index], strict=True) if has) / sum(rarity)
+        score *= 1 - 0.6 * (1 - covered)
+        named = [word for word, weight in words if weight >= 1 and word in stems[index]]
+        scores.append(score * (1 + 0.1 * (len(named) / len(stems[index]) if stems[index] else 0)))
+    final = list(scores)
+    for file in set(found.files.tolist()):
+        best = sorted((index for index in range(count) if found.files[index] == file), key=lambda at: -scores[at])
+        for place, index in enumerate(best):
+            final[index] = scores[index] * 0.55**place
+        final[best[0]] += sum(share * scores[at] for share, at in zip((0.22, 0.1), best[1:], strict=False))
+    return final
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_scores_are_those_of_a_plain_computation(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    query, count = "retry failed network requests with value backoff", int(random.integers(1, 60))
+    words = len(understood(query).words)
+    found = Candidates(
+        uids=np.arange(count),
+        scores=np.sort(random.uniform(0.1, 20, count)).astype(np.float32)[::-1],
+        files=random.integers(0, count // 3 + 1, count),
+        priors=random.choice([0.1, 0.55, 1.0], count).astype(np.float32),
+        defines=random.random(count) < 0.5,
+        held=random.random((count, words)) < 0.4,
+        similarities=random.uniform(0.01, 1, count).astype(np.float32),
+    )
+    vocabulary = ["retri", "retry", "backoff", "client", "network"]
+    of_file = [frozenset(random.choice(vocabulary, random.integers(0, 3)).tolist()) for _ in range(count)]
+    stems = [of_file[file] for file in found.files.tolist()]
+    ranked = rank(understood(query), found, stems, 0.5)
+    expected = plainly(query, found, stems)
+    assert ranked.scores == pytest.approx(expected, rel=1e-4)
+    assert ranked.order == sorted(range(count), key=lambda index: -ranked.scores[index])
+
+
 def chunk(symbol: str, path: str, text: str) -> StoredChunk:
     return StoredChunk(1, path, "python", 1, 1, symbol, "class", True, text)
 
@@ -143,3 +196,9 @@ def test_why_names_no_word_that_is_not_there() -> None:
     hit = chunk("Policy", "src/a.py", "def wait(): ...")
     assert why(question, hit, [True, True], 0.0) == "text has wait"
     assert why(question, hit, [False, False], 0.21) == "nearest in meaning (0.21)"
+
+
+def test_why_finds_words_in_capitals_and_across_underscores() -> None:
+    question = understood("retries timeout")
+    hit = chunk("", "src/a.py", "MAX_RETRIES = 3; time_out = 1")
+    assert why(question, hit, [True, True], 0.0) == "text has retry, timeout"
