@@ -36,7 +36,7 @@ try:
 except ImportError as missing:
     raise ExtraMissing("codebase indexing needs the 'index' extra: pip install 'corral[index]'") from missing
 
-_FORMAT = 4
+_FORMAT = 3
 
 
 def _schema() -> tantivy.Schema:

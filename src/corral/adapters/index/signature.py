@@ -6,7 +6,7 @@ that isn't in some per cent of all cases.
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 SIGNATURE_BYTES = 64
 """Of a chunk of some 80 different words, one in twenty others seems to be there; twice as much space gained nothing."""
 _BITS = 8 * SIGNATURE_BYTES
-_SHIFTS = (0, 9, 18)
-"""Three hashes of nine bits are three parts of one of 32."""
+_SHIFTS = (0, 16, 32)
+"""Where in a word's hash its three are."""
 _CACHE_LIMIT = 100_000
 
 
@@ -31,7 +31,8 @@ class _Hashes(dict[str, int]):
     def __missing__(self, word: str) -> int:
         if len(self) >= _CACHE_LIMIT:
             self.clear()
-        number = self[word] = zlib.crc32(word.encode("utf-8", "replace"))
+        digest = hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=2 * len(_SHIFTS)).digest()
+        number = self[word] = int.from_bytes(digest, "little")
         return number
 
 
