@@ -12,7 +12,8 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, count
+from operator import add
 
 from corral.jobs.codebase_indexing.languages import CLASS, FUNCTION
 
@@ -57,7 +58,7 @@ def python_definitions(text: str, lines: Sequence[str]) -> list[Found]:
             strings.append((match.start() - 1, match.end() - 1))
     if not begun:
         return []
-    starts = list(accumulate((len(line) + 1 for line in lines), initial=0))
+    starts = list(map(add, accumulate(map(len, lines), initial=0), count()))  # each line's end takes one place
     ends = _Ends(text, lines, starts, strings)
     found: list[Found] = []
     for begin, head, indent, kind, name in begun:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from corral.adapters.words import is_identifier, split_identifier, stem, words_of
@@ -294,10 +293,10 @@ def _with_company(files: NDArray[np.int64], scores: NDArray[np.float32], weights
 
 def stem_words(path: str) -> frozenset[str]:
     """The words of a file's stem; of its folder's for an ``__init__`` or an ``index``."""
-    pure = PurePosixPath(path)
-    name = pure.name.split(".")[0]
-    if name in {"__init__", "index", "mod", "main", "__main__"} and pure.parent.name:
-        name = pure.parent.name
+    folder, _, name = path.rpartition("/")
+    name, parent = name.split(".")[0], folder.rpartition("/")[2]
+    if name in {"__init__", "index", "mod", "main", "__main__"} and parent:
+        name = parent
     return frozenset(stem(part) for part in split_identifier(name))
 
 
