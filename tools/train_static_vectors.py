@@ -1,11 +1,15 @@
 """Train the static embedder's vectors: one int8 vector for each stemmed word of code.
 
-Begin from what all-MiniLM-L6-v2 (Apache-2.0) makes of each word, reduce that to ``--dimension`` by PCA, then train by
-contrast on pairs of a docstring and the code it describes, taken from Python packages under open licences
-(``docs/search.md`` lists them). Packages that a benchmark of ours uses are refused by name.
+Begin from what all-MiniLM-L6-v2 (Apache-2.0) makes of each word, reduce that to ``--trained-dimension`` by PCA, train
+by contrast on pairs of a docstring and the code it describes, taken from Python packages under open licences
+(``docs/search.md`` lists them), then keep the ``--dimension`` directions in which passages of code differ most.
+Packages that a benchmark of ours uses are refused by name.
 
     python tools/train_static_vectors.py --model model.onnx --tokenizer tokenizer.json --out static_vectors.npz \
         --held-out xarray,tornado  PACKAGE_OR_WHEEL ...
+
+``--trained FILE`` takes vectors that were trained before instead, to keep another number of their directions; it needs
+neither model nor tokenizer.
 
 Needs numpy, scipy, onnxruntime and tokenizers; takes some minutes on one core. The same input and seed give the same
 vectors up to the arithmetic of the machine.
@@ -232,15 +236,32 @@ def reciprocal_rank(vectors: np.ndarray, questions: Any, codes: Any, pool: int =
     return float(np.mean(ranks))
 
 
+def cut(vectors: np.ndarray, codes: Any, dimension: int) -> np.ndarray:
+    """The vectors in as many directions as lose least of the sums of them over code.
+
+    They are turned at random within these, so that no direction stands out: an index stores a vector in four bits a
+    number by its largest.
+    """
+    found, _ = _unit(codes @ vectors)
+    _, axes = np.linalg.eigh(found.T @ found)  # in the order of growing eigenvalues
+    turn, _ = np.linalg.qr(np.random.default_rng(dimension).normal(size=(dimension, dimension)))
+    kept: np.ndarray = vectors @ (axes[:, -dimension:] @ turn)
+    return kept
+
+
+def load(path: Path) -> tuple[list[str], np.ndarray]:
+    """What ``save`` wrote."""
+    with np.load(path, allow_pickle=False) as data:
+        vectors = data["vectors"].astype(np.float32) * data["scales"].astype(np.float32)[:, None]
+        return bytes(data["words"]).decode().split("\n"), vectors
+
+
 def save(path: Path, words: list[str], vectors: np.ndarray) -> str:
-    """Write the vectors, the longest (the most telling) first; returns their version."""
-    norms = np.linalg.norm(vectors, axis=1)
-    order = np.argsort(-norms)
-    kept = vectors[order]
-    scales = np.maximum(np.abs(kept).max(axis=1), 1e-9) / 127
-    small = np.rint(kept / scales[:, None]).astype(np.int8)
+    """Write the vectors, given the most telling first; returns their version."""
+    scales = np.maximum(np.abs(vectors).max(axis=1), 1e-9) / 127
+    small = np.rint(vectors / scales[:, None]).astype(np.int8)
     version = hashlib.sha256(small.tobytes()).hexdigest()[:8]
-    names = np.frombuffer("\n".join(words[index] for index in order).encode(), dtype=np.uint8)
+    names = np.frombuffer("\n".join(words).encode(), dtype=np.uint8)
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -254,26 +275,14 @@ def save(path: Path, words: list[str], vectors: np.ndarray) -> str:
     return version
 
 
-def main() -> None:
-    """Train and write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("packages", nargs="+", type=Path)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--held-out", default="", help="packages kept out of training, to evaluate on")
-    parser.add_argument("--size", type=int, default=18_000)
-    parser.add_argument("--dimension", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=14)
-    parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--rate", type=float, default=0.004)
-    parser.add_argument("--seed", type=int, default=7)
-    arguments = parser.parse_args()
-    pairs = collect(arguments.packages)
-    held_out = set(arguments.held_out.split(","))
-    kept = [pair for pair in pairs if pair.package not in held_out]
-    tests = [pair for pair in pairs if pair.package in held_out]
-    print(f"{len(kept)} pairs to train on, {len(tests)} to evaluate on, of {len({p.package for p in pairs})} packages")
+def counted(words: list[str], texts: list[str]) -> Any:
+    """Texts x words, as the embedder counts them; ``words`` the most telling first."""
+    row_of = {word: row for row, word in enumerate(words)}
+    return incidence([words_of(text) for text in texts], row_of, np.arange(len(words)))
+
+
+def trained(arguments: argparse.Namespace, kept: list[Pair], tests: list[Pair]) -> tuple[list[str], np.ndarray]:
+    """Words and their vectors, the longest (the most telling) first."""
     questions = [words_of(pair.question) for pair in kept]
     codes = [words_of(pair.code) for pair in kept]
     words, spread = vocabulary(questions + codes, arguments.size)
@@ -281,22 +290,54 @@ def main() -> None:
     weights = np.log(1 + (2 * len(kept)) / spread)
     spelled = surfaces(kept)
     print(f"{len(words)} words")
-    taught = reduced(
-        teach([spelled.get(word, word) for word in words], arguments.model, arguments.tokenizer), arguments.dimension
-    )
+    spellings = [spelled.get(word, word) for word in words]
+    taught = reduced(teach(spellings, arguments.model, arguments.tokenizer), arguments.trained_dimension)
     vectors = (taught * (weights / weights.mean())[:, None]).astype(np.float32)
     rank = np.argsort(np.argsort(-weights))
     asked, found = incidence(questions, row_of, rank), incidence(codes, row_of, rank)
-    test_asked = incidence([words_of(pair.question) for pair in tests], row_of, rank)
-    test_found = incidence([words_of(pair.code) for pair in tests], row_of, rank)
     if tests:
+        test_asked, test_found = (
+            incidence([words_of(getattr(pair, side)) for pair in tests], row_of, rank) for side in ("question", "code")
+        )
         print(f"before training: MRR {reciprocal_rank(vectors, test_asked, test_found):.3f}")
     vectors = train(
         vectors, asked, found, epochs=arguments.epochs, batch=arguments.batch, rate=arguments.rate, seed=arguments.seed
     )
+    order = np.argsort(-np.linalg.norm(vectors, axis=1))
+    return [words[index] for index in order], vectors[order]
+
+
+def main() -> None:
+    """Train and write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("packages", nargs="+", type=Path)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--trained", type=Path, help="vectors of all dimensions, trained before")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--held-out", default="", help="packages kept out of training, to evaluate on")
+    parser.add_argument("--size", type=int, default=18_000)
+    parser.add_argument("--trained-dimension", type=int, default=256)
+    parser.add_argument("--dimension", type=int, default=160)
+    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--rate", type=float, default=0.004)
+    parser.add_argument("--seed", type=int, default=7)
+    arguments = parser.parse_args()
+    if not arguments.trained and not (arguments.model and arguments.tokenizer):
+        parser.error("expected --model and --tokenizer, or --trained")
+    pairs = collect(arguments.packages)
+    held_out = set(arguments.held_out.split(","))
+    kept = [pair for pair in pairs if pair.package not in held_out]
+    tests = [pair for pair in pairs if pair.package in held_out]
+    print(f"{len(kept)} pairs to train on, {len(tests)} to evaluate on, of {len({p.package for p in pairs})} packages")
+    words, vectors = load(arguments.trained) if arguments.trained else trained(arguments, kept, tests)
+    fewer = cut(vectors, counted(words, [pair.code for pair in kept]), arguments.dimension)
     if tests:
-        print(f"after training: MRR {reciprocal_rank(vectors, test_asked, test_found):.3f}")
-    print(f"version {save(arguments.out, words, vectors)}, {arguments.out.stat().st_size:,} bytes")
+        asked, found = (counted(words, [getattr(pair, side) for pair in tests]) for side in ("question", "code"))
+        for some in (vectors, fewer):
+            print(f"{some.shape[1]} dimensions: MRR {reciprocal_rank(some, asked, found):.3f}")
+    print(f"version {save(arguments.out, words, fewer)}, {arguments.out.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def embedder(request: pytest.FixtureRequest) -> Embedder:
 
 
 def passage(text: str) -> Passage:
-    return Passage(text, words_of(text))
+    return Passage(text, frozenset(words_of(text).split()))
 
 
 def test_vectors_have_the_length_they_say_and_are_unit(embedder: Embedder) -> None:

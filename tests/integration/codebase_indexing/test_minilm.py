@@ -50,7 +50,7 @@ def embedder() -> MiniLmEmbedder:
 
 
 def passages(*texts: str) -> list[Passage]:
-    return [Passage(text, "") for text in texts]
+    return [Passage(text, frozenset()) for text in texts]
 
 
 def test_vectors_are_of_unit_length(embedder: MiniLmEmbedder) -> None:

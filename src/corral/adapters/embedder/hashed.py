@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from corral.adapters.embedder.port import Embedded, Passage
@@ -34,16 +35,16 @@ class HashedEmbedder:
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
         """Embed a question."""
-        return self._vector(words_of(text))
+        return self._vector(set(words_of(text).split()))
 
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _vector(self, words: str) -> NDArray[np.float32]:
+    def _vector(self, words: AbstractSet[str]) -> NDArray[np.float32]:
         import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
 
         vector = np.zeros(self.dimension, dtype=np.float32)
-        for word in set(words.split()):
+        for word in words:
             vector[zlib.crc32(word.encode()) % self.dimension] += 1
         norm = float(np.linalg.norm(vector))
         return vector / norm if norm else vector

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,8 +17,8 @@ class Passage:
     """One chunk to embed."""
 
     text: str
-    #: The same as ``words.words_of(text)``, which the lexical index needs anyway.
-    words: str
+    #: The different ones of ``words.words_of(text)`` and of the names defined there: the index needs them anyway.
+    words: AbstractSet[str]
 
 
 @dataclass(frozen=True, slots=True)

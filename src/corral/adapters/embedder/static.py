@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, cast
+from itertools import repeat
+from typing import TYPE_CHECKING
 
 from corral.adapters.embedder.port import Embedded, Passage
 from corral.adapters.words import WORDS_VERSION, words_of
@@ -63,36 +65,45 @@ class StaticEmbedder:
         """Embed a question; a zero vector when none of its words is known."""
         import numpy as np  # noqa: PLC0415 - loaded by _load
 
-        rows = self._telling(words_of(text))
-        if not rows:
+        known = {row for word in words_of(text).split() if (row := self._rows.get(word)) is not None}
+        if not known:
             return np.zeros(self.dimension, dtype=np.float32)
-        vector: NDArray[np.float32] = np.add.reduce(self._vectors.take(rows, axis=0))
+        # One passage, without what many are worth: a search waits for it.
+        vector: NDArray[np.float32] = np.add.reduce(self._vectors.take(sorted(known)[:MAX_WORDS], axis=0))
         return vector / np.float32(math.sqrt(vector @ vector) or 1)
-
-    def _telling(self, words: str) -> list[int]:
-        """Rows of the most telling of some words, each once."""
-        found = cast("set[int]", set(map(self._rows.get, set(words.split()))) - {None})
-        return sorted(found)[:MAX_WORDS]
 
     def close(self) -> None:
         """Nothing to let go of: the vectors are shared by the whole process."""
 
-    def _sums(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def _sums(self, passages: Sequence[AbstractSet[str]]) -> NDArray[np.float32]:
+        """Unit sums of words' vectors, (passages, dimension)."""
         import numpy as np  # noqa: PLC0415 - loaded by _load
 
-        out = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        for begin in range(0, len(texts), _BATCH):
-            rows: list[int] = []
-            starts: list[int] = []
-            filled: list[int] = []
-            for number, text in enumerate(texts[begin : begin + _BATCH]):
-                telling = self._telling(text)
-                if telling:
-                    starts.append(len(rows))
-                    filled.append(begin + number)
-                    rows += telling
-            if rows:
-                out[filled] = np.add.reduceat(self._vectors[rows], starts, axis=0)
+        out = np.zeros((len(passages), self.dimension), dtype=np.float32)
+        for begin in range(0, len(passages), _BATCH):
+            part = passages[begin : begin + _BATCH]
+            rows, ends = self._telling_rows(part)
+            first = 0
+            for number, end in enumerate(ends.tolist(), start=begin):
+                if end > first:  # one by one: twice to four times as fast as reduceat
+                    telling = self._vectors[rows[first : min(end, first + MAX_WORDS)]]
+                    np.add.reduce(telling, axis=0, out=out[number])
+                first = end
         norms = np.linalg.norm(out, axis=1, keepdims=True)
         np.divide(out, norms, out=out, where=norms > 0)
         return out
+
+    def _telling_rows(self, passages: Sequence[AbstractSet[str]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows of the known words, passage by passage and the most telling first, and where each passage's end."""
+        import numpy as np  # noqa: PLC0415 - loaded by _load
+
+        found: list[int] = []
+        for words in passages:
+            found.extend(map(self._rows.get, words, repeat(-1)))
+        rows = np.array(found, dtype=np.int64)
+        owner = np.repeat(np.arange(len(passages)), [len(words) for words in passages])
+        known = rows >= 0
+        keys = owner[known] * len(self._vectors) + rows[known]
+        keys.sort()
+        owner, rows = np.divmod(keys, len(self._vectors))
+        return rows, np.searchsorted(owner, np.arange(len(passages)), side="right")

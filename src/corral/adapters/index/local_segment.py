@@ -28,14 +28,14 @@ from corral.adapters.index.local_columns import Strings, hashed, load_columns, n
 from corral.adapters.index.local_text import (
     PackWriter,
     TextCodec,
+    VectorsWriter,
     map_vectors,
-    pack_vectors,
     similarities,
     unpack_vectors,
     vector_dtype,
 )
 from corral.adapters.index.port import Candidates, ChunkRow, FileRow, StoredChunk, SymbolRow
-from corral.adapters.index.signature import held, signatures_of
+from corral.adapters.index.signature import held
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,7 +89,8 @@ class SegmentWriter:
         self.name = name
         self._columns_path, vectors, pack = SegmentEntry(name, 0, 0).paths(folder)
         self._dimension = dimension
-        self._vectors: IO[bytes] = vectors.open("xb")
+        self._vectors_file: IO[bytes] = vectors.open("xb")
+        self._vectors = VectorsWriter(self._vectors_file, dimension)
         self._pack: IO[bytes] = pack.open("xb")
         self._texts = PackWriter(self._pack, codec)
         self._languages, self._kinds, self._kind_sets, self._reasons = _Numbers(), _Numbers(), _Numbers(), _Numbers()
@@ -113,8 +114,7 @@ class SegmentWriter:
     def add(self, file_id: int, first_uid: int, file: FileRow, vectors: NDArray[np.int8]) -> None:
         """Append a file whose chunks get the numbers from ``first_uid`` on."""
         self._texts.add(file.text.encode("utf-8", "replace"))
-        signatures = signatures_of(chunk.fields for chunk in file.chunks)
-        self._vectors.write(pack_vectors(np.asarray(vectors, dtype=np.int8), signatures).tobytes())
+        self._vectors.add(vectors, [chunk.different_words() for chunk in file.chunks])
         self._add_rows(file_id, range(first_uid, first_uid + len(file.chunks)), file)
 
     def skip(self, file_id: int, path: str, blob: str, reason: str) -> None:
@@ -129,7 +129,7 @@ class SegmentWriter:
             return
         begin, end = segment.chunk_range(row)
         self._texts.add_packed(segment.packed_text(row))
-        self._vectors.write(segment.vectors[begin:end].tobytes())
+        self._vectors.add_packed(segment.vectors[begin:end])
         self._add_rows(file_id, segment.uids[begin:end].tolist(), segment.file_row(row))
 
     def _begin_file(self, file_id: int, file: FileRow, reason: str) -> None:
@@ -178,6 +178,7 @@ class SegmentWriter:
     def finish(self) -> tuple[SegmentEntry, TextCodec]:
         """Write what is left, and close."""
         codec = self._texts.finish()
+        self._vectors.finish()
         self.close()
         names = [_bytes(name) for name in self._names]
         symbol_names = np.array(self._symbols["name"], dtype=np.uint32)
@@ -220,7 +221,7 @@ class SegmentWriter:
 
     def close(self) -> None:
         """Let go of the files."""
-        self._vectors.close()
+        self._vectors_file.close()
         self._pack.close()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
@@ -55,6 +56,14 @@ class ChunkRow:
     defines: bool
     #: Field to words (see ``FIELDS``).
     fields: Mapping[str, str]
+    #: The different words of the fields, where the caller has them anyway; see ``different_words``.
+    words: AbstractSet[str] | None = None
+
+    def different_words(self) -> AbstractSet[str]:
+        """Each word of the fields once; whole names needn't be among them, as the text has them too."""
+        if self.words is not None:
+            return self.words
+        return {word for field, words in self.fields.items() if field != "exact" for word in words.split()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ that isn't in some per cent of all cases.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache, reduce
-from operator import or_
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,49 +19,42 @@ if TYPE_CHECKING:
 
 SIGNATURE_BYTES = 64
 """Of a chunk of some 80 different words, one in twenty others seems to be there; twice as much space gained nothing."""
-_HASHES = 3
-_FIELDS = ("body", "names", "path", "stem")
+_BITS = 8 * SIGNATURE_BYTES
+_SHIFTS = (0, 16, 32)
+"""Where in a word's hash its three are."""
 _CACHE_LIMIT = 100_000
 
 
-def _positions(word: str) -> list[int]:
-    """Which bits a word sets."""
-    digest = hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=2 * _HASHES).digest()
-    return [
-        int.from_bytes(digest[begin : begin + 2], "little") % (8 * SIGNATURE_BYTES)
-        for begin in range(0, 2 * _HASHES, 2)
-    ]
-
-
-class _Masks(dict[str, int]):
-    """Word to its bits as one number; filled as words are met."""
+class _Hashes(dict[str, int]):
+    """Word to hash; filled as words are met."""
 
     def __missing__(self, word: str) -> int:
         if len(self) >= _CACHE_LIMIT:
             self.clear()
-        mask = self[word] = reduce(or_, (1 << position for position in _positions(word)))
-        return mask
+        digest = hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=2 * len(_SHIFTS)).digest()
+        number = self[word] = int.from_bytes(digest, "little")
+        return number
 
 
-_masks = _Masks()
+_hashes = _Hashes()
 
 
-def signature_of(fields: Mapping[str, str]) -> bytes:
-    """The signature of a chunk's words; ``SIGNATURE_BYTES`` long.
+def signatures_of(chunks: Sequence[AbstractSet[str]]) -> NDArray[np.uint8]:
+    """The signatures of chunks given by their different words, (n, ``SIGNATURE_BYTES``)."""
+    import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
 
-    Args:
-        fields: As in ``port.ChunkRow``; whole names are in ``body`` too.
-    """
-    words: set[str] = set()
-    for name in _FIELDS:
-        words.update(fields.get(name, "").split())
-    return reduce(or_, map(_masks.__getitem__, words), 0).to_bytes(SIGNATURE_BYTES, "little")
+    hashes = np.fromiter(chain.from_iterable(map(_hashes.__getitem__, words) for words in chunks), dtype=np.int64)
+    firsts = np.repeat(np.arange(len(chunks)) * _BITS, [len(words) for words in chunks])
+    bits = np.zeros((len(chunks), _BITS), dtype=np.bool_)
+    for shift in _SHIFTS:
+        bits.ravel()[firsts + (hashes >> shift) % _BITS] = True
+    return np.packbits(bits, axis=1, bitorder="little")
 
 
 @lru_cache(maxsize=4096)
 def _places(word: str) -> bytes:
     """The numbers of the bytes that a word's bits are in, then each bit's value there."""
-    positions = _positions(word)
+    positions = [(_hashes[word] >> shift) % _BITS for shift in _SHIFTS]
     return bytes([position // 8 for position in positions] + [1 << position % 8 for position in positions])
 
 
@@ -78,16 +72,8 @@ def held(signatures: NDArray[np.uint8], words: Sequence[str]) -> NDArray[np.bool
 
     if not words:
         return np.zeros((len(signatures), 0), dtype=np.bool_)
-    places = np.frombuffer(b"".join(map(_places, words)), dtype=np.uint8).reshape(len(words), 2, _HASHES)
+    places = np.frombuffer(b"".join(map(_places, words)), dtype=np.uint8).reshape(len(words), 2, len(_SHIFTS))
     bits = signatures.T[places[:, 0]]  # words x hashes x n: whole rows are taken, each bit of all chunks at once
     bits &= places[:, 1, :, None]
     found: NDArray[np.bool_] = np.all(bits, axis=1)
     return found.T
-
-
-def signatures_of(chunks: Iterable[Mapping[str, str]]) -> NDArray[np.uint8]:
-    """(n, ``SIGNATURE_BYTES``) of chunks, given by their fields."""
-    import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
-
-    raw = b"".join(signature_of(fields) for fields in chunks)
-    return np.frombuffer(raw, dtype=np.uint8).reshape(-1, SIGNATURE_BYTES)

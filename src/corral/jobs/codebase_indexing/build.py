@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from corral.adapters.embedder.port import Embedder, Passage
@@ -22,6 +22,7 @@ from corral.adapters.index.port import (
 from corral.adapters.words import WORDS_VERSION, words_of
 from corral.errors import ExtraMissing, SearchFailed
 from corral.jobs.codebase_indexing.chunks import CHUNKS_VERSION, Chunk, FileChunks, Symbol, chunk_file
+from corral.jobs.codebase_indexing.collector import patient_collector
 from corral.jobs.codebase_indexing.languages import language_of
 from corral.jobs.codebase_indexing.ranking import RANKING_VERSION, compact, path_prior, stem_words
 from corral.jobs.codebase_indexing.rules import (
@@ -115,9 +116,12 @@ def build(
         if done is not None:
             report(1, 1)
             return done
-    with store.writer(
-        name, identity=identity, embedder=embedder.name, dimension=embedder.dimension, fresh=options.full
-    ) as writer:
+    with (
+        patient_collector(),
+        store.writer(
+            name, identity=identity, embedder=embedder.name, dimension=embedder.dimension, fresh=options.full
+        ) as writer,
+    ):
         work = _Build(source, writer, embedder, options, report)
         work.run()
         partial = bool(options.files) and writer.base is not None
@@ -266,18 +270,14 @@ class _Build:
         lines = old.text.split("\n")
         path_fields = _path_fields(path)
         chunks = [
-            ChunkRow(
-                chunk.start_line,
-                chunk.end_line,
-                chunk.symbol,
-                chunk.kind,
-                chunk.kinds,
-                chunk.defines,
-                {
+            replace(
+                chunk,
+                fields={
                     "body": words_of("\n".join(lines[chunk.start_line - 1 : chunk.end_line])),
                     **_name_fields(_symbols_in(old.symbols, chunk), defines=chunk.defines),
                     **path_fields,
                 },
+                words=None,
             )
             for chunk in old.chunks
         ]
@@ -381,9 +381,13 @@ def _rows(path: str, chunks: Sequence[Chunk]) -> tuple[list[ChunkRow], list[Pass
     rows: list[ChunkRow] = []
     passages: list[Passage] = []
     path_fields = _path_fields(path)
+    path_words = {word for words in path_fields.values() for word in words.split()}
     for chunk in chunks:
         body = words_of(chunk.text)
         name_fields = _name_fields(chunk.symbols, defines=chunk.defines)
+        words = set(body.split())
+        words.update(name_fields["names"].split())
+        passages.append(Passage(chunk.text, words))
         first = chunk.symbols[0] if chunk.symbols else None
         rows.append(
             ChunkRow(
@@ -394,9 +398,9 @@ def _rows(path: str, chunks: Sequence[Chunk]) -> tuple[list[ChunkRow], list[Pass
                 tuple(sorted({symbol.kind for symbol in chunk.symbols})),
                 chunk.defines,
                 {"body": body, **name_fields, **path_fields},
+                words | path_words,
             )
         )
-        passages.append(Passage(chunk.text, f"{name_fields['names']} {body}"))
     return rows, passages
 
 

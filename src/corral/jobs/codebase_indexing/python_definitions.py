@@ -12,16 +12,21 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, count
+from operator import add
 
 from corral.jobs.codebase_indexing.languages import CLASS, FUNCTION
 
-# Every string and comment is matched to some end, closed or not, so that no text is looked at twice. Every branch
-# begins with one plain character, so that the search leaps from one of these to the next.
+# Every string and comment is matched to some end, closed or not, so that no text is looked at twice. What is of no
+# interest is skipped within a match, as each match costs more than the few characters that it is about.
+_SKIPPED = (
+    r"""(?:[^"'\#\n]++"""
+    r"""|"(?!"")(?>[^"\\\n]+|\\.?)*+"?|'(?!'')(?>[^'\\\n]+|\\.?)*+'?|\#[^\n]*+"""
+    r"""|\n(?![ \t]*+(?:async[ \t]++)?+(?:def|class)[ \t]++\w))*+"""
+)
 _TOKEN = re.compile(
-    r'''"(?:(""(?>[^"\\]+|\\.?|"(?!""))*+(?:""")?)|(?>[^"\\\n]+|\\.?)*+"?)'''
-    r"""|'(?:(''(?>[^'\\]+|\\.?|'(?!''))*+(?:''')?)|(?>[^'\\\n]+|\\.?)*+'?)"""
-    r"""|\#[^\n]*|\n([ \t]*)(?:async[ \t]+)?(def|class)[ \t]+(\w+)""",
+    _SKIPPED + r"""(?:"(""(?>[^"\\]+|\\.?|"(?!""))*+(?:"{3})?)|'(''(?>[^'\\]+|\\.?|'(?!''))*+(?:'{3})?)"""
+    r"""|\n([ \t]*)(?:async[ \t]+)?(def|class)[ \t]+(\w+)|\Z)""",
     re.DOTALL,
 )
 
@@ -52,12 +57,12 @@ def python_definitions(text: str, lines: Sequence[str]) -> list[Found]:
         which = match.lastindex
         if which == _NAME and len(match[3]) <= _MAX_INDENT:
             kind = CLASS if match[4] == "class" else FUNCTION
-            begun.append((match.start(), match.end() - 1, len(match[3]), kind, match[5]))
+            begun.append((match.start(3) - 1, match.end() - 1, len(match[3]), kind, match[5]))
         elif which in _STRINGS and "\n" in match[which]:
-            strings.append((match.start() - 1, match.end() - 1))
+            strings.append((match.start(which) - 2, match.end() - 1))
     if not begun:
         return []
-    starts = list(accumulate((len(line) + 1 for line in lines), initial=0))
+    starts = list(map(add, accumulate(map(len, lines), initial=0), count()))  # each line's end takes one place
     ends = _Ends(text, lines, starts, strings)
     found: list[Found] = []
     for begin, head, indent, kind, name in begun:

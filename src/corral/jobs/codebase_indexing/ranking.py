@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from corral.adapters.words import is_identifier, split_identifier, stem, words_of
@@ -309,10 +308,10 @@ def _with_company(files: Sequence[int], scores: Sequence[float], order: Iterable
 
 def stem_words(path: str) -> frozenset[str]:
     """The words of a file's stem; of its folder's for an ``__init__`` or an ``index``."""
-    pure = PurePosixPath(path)
-    name = pure.name.split(".")[0]
-    if name in {"__init__", "index", "mod", "main", "__main__"} and pure.parent.name:
-        name = pure.parent.name
+    folder, _, name = path.rpartition("/")
+    name, parent = name.split(".")[0], folder.rpartition("/")[2]
+    if name in {"__init__", "index", "mod", "main", "__main__"} and parent:
+        name = parent
     return frozenset(stem(part) for part in split_identifier(name))
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from corral.errors import GitFailed
+from corral.jobs.codebase_indexing.folders import Folders
 
 _GIT = (
     "git",
@@ -486,7 +487,8 @@ def _file_entry(root: Path, path: str, *, sha256: bool) -> Entry | None:
         return Entry(path, "", EntryKind.SYMLINK)
     if not stat.S_ISREG(status.st_mode):
         return None
-    content = _read_file(root, path, 1 << 26)
+    with Folders(root) as folders:
+        content = folders.read(path, 1 << 26)
     if content is None:
         # Too large to be indexed anyway; its size and time stand for it.
         return Entry(path, f"large-{status.st_size}-{status.st_mtime_ns}")
@@ -497,29 +499,6 @@ def _file_entry(root: Path, path: str, *, sha256: bool) -> Entry | None:
 
 
 def _read_files(root: Path, entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
-    for entry in entries:
-        yield entry, _read_file(root, entry.path, limit_bytes)
-
-
-def _read_file(root: Path, path: str, limit_bytes: int) -> bytes | None:
-    """A plain file's content. No part of the path may be a link: that could lead out of the repository."""
-    folder: int | None = None
-    try:
-        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        *parents, name = path.split("/")
-        for parent in parents:
-            inner = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-            os.close(folder)
-            folder = inner
-        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except OSError:
-        return None
-    finally:
-        if folder is not None:
-            os.close(folder)
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > limit_bytes:
-            return None
-        content = file.read(limit_bytes + 1)
-    return content if len(content) <= limit_bytes else None
+    with Folders(root) as folders:
+        for entry in entries:
+            yield entry, folders.read(entry.path, limit_bytes)
