@@ -276,6 +276,23 @@ def test_a_tree_that_stands_for_endless_files_is_refused(
     reader.close()
 
 
+def test_contents_come_in_order_however_many_git_reads_at_once(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / "large.txt").write_text("x" * 2000)
+    monkeypatch.setattr(source_module, "_BATCH_BLOBS", 2)
+    source = CommitSource(repository / ".git", commit(repository))
+    entries = source.entries()
+    taken = iter(entries)
+    read = source.read(taken, 1000)
+    first = next(read)
+    assert len(list(taken)) == len(entries) - 2  # no more was taken than is read at once
+    assert first == (entries[0], FILES[entries[0].path].encode())
+    assert {entry.path: content for entry, content in source.read(iter(entries), 1000)} == {
+        entry.path: FILES[entry.path].encode() if entry.path in FILES else None for entry in entries
+    }
+
+
 def test_a_folder_swapped_for_a_link_leads_nowhere(repository: Path, tmp_path: Path) -> None:
     entries = WorktreeSource(repository).entries()
     secret = tmp_path / "secret"

@@ -20,7 +20,7 @@ SIGNATURE_BYTES = 64
 """Of a chunk of some 80 different words, one in twenty others seems to be there; twice as much space gained nothing."""
 _HASHES = 3
 _FIELDS = ("body", "names", "path", "stem")
-_CACHE_LIMIT = 100_000
+_CACHE_LIMIT = 1 << 16
 
 
 def _positions(word: str) -> list[int]:
