@@ -1,4 +1,5 @@
-"""Measure building an index: beside semble, after one change, after none, and its memory over 5,000 and 50,000 files.
+"""Measure building an index: beside semble, after one change, after none, and the memory of a build, of one after a
+change and of a search over 5,000 and 50,000 files.
 
     python benchmarks/search/building.py --work SCRATCH REPOSITORY... \
         [--semble-python ENV/bin/python --semble-model MODEL2VEC_FOLDER] [--parts builds,changes,memory]
@@ -31,6 +32,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 SIZES = (5_000, 50_000)
 ROUNDS = 24
+QUESTIONS = 300
 NAME = "bench"
 
 
@@ -38,6 +40,14 @@ def cpu() -> float:
     """Seconds of this process and of its children that have ended."""
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in spent)
+
+
+def memory_mb(*names: str) -> float:
+    """Sum of some lines of this process's status: ``VmHWM`` is its peak, ``RssAnon`` what it wrote, ``RssFile`` what of
+    mapped files it has read and the kernel may drop. (``ru_maxrss`` may be the peak of the process that began it.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    told = {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
+    return sum(int(told[name][0]) for name in names) / 1024
 
 
 def one_build(root: Path, out: Path) -> dict[str, Any]:
@@ -52,7 +62,7 @@ def one_build(root: Path, out: Path) -> dict[str, Any]:
     before, began = cpu(), time.perf_counter()
     state = build(folder_source(root), store, name, embedder).state
     spent, wall = cpu() - before, time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = memory_mb("VmHWM")
     reader = store.open(name)
     assert reader is not None
     texts = [(root / path).read_bytes() for path in reader.files() if reader.file(path)]
@@ -69,11 +79,61 @@ def one_build(root: Path, out: Path) -> dict[str, Any]:
     }
 
 
+def one_change(root: Path, out: Path) -> dict[str, Any]:
+    """Build again after one file has changed, in this process."""
+    from corral.adapters.embedder.static import StaticEmbedder
+    from corral.adapters.index.local import LocalIndexStore
+    from corral.adapters.index.port import IndexName
+    from corral.jobs.codebase_indexing.build import build
+    from corral.jobs.codebase_indexing.source import folder_source
+
+    path = next(path for path in sorted(root.rglob("*.py")) if 2_000 < path.stat().st_size < 40_000)
+    path.write_text(path.read_text("utf-8", "replace") + "\n\ndef quaggazebra():\n    return 0\n")
+    before, began = cpu(), time.perf_counter()
+    done = build(folder_source(root), LocalIndexStore(out), IndexName(NAME), StaticEmbedder())
+    spent, wall = cpu() - before, time.perf_counter() - began
+    assert done.indexed == 1
+    return {"cpu": spent, "wall": wall, "peak_mb": memory_mb("VmHWM")}
+
+
+def one_search(root: Path, out: Path) -> dict[str, Any]:
+    """Open an index and ask it, in this process."""
+    from corral.adapters.embedder.static import StaticEmbedder
+    from corral.adapters.index.local import LocalIndexStore
+    from corral.adapters.index.port import IndexName
+    from corral.jobs.codebase_indexing.search import CodeSearch
+
+    store = LocalIndexStore(out)
+    search = CodeSearch(store, StaticEmbedder())
+    before = memory_mb("RssAnon"), memory_mb("RssFile")
+    reader = store.open(IndexName(NAME))
+    assert reader is not None
+    opened = memory_mb("RssAnon"), memory_mb("RssFile")
+    listed = sorted(reader.files())
+    reader.close()
+    changed = str(next(path for path in sorted(root.rglob("*.py")) if b"quaggazebra" in path.read_bytes()))
+    assert search.search_now(NAME, "quaggazebra", limit=1)[0].path == str(Path(changed).relative_to(root))
+    for path in listed[:: max(1, len(listed) // QUESTIONS)]:
+        search.search_now(NAME, " ".join(path.replace("_", " ").replace("/", " ").split()[-3:]), limit=10)
+    asked = memory_mb("RssAnon"), memory_mb("RssFile")
+    search.close()
+    return {"before": before, "opened": opened, "asked": asked}
+
+
+ONE = {"build": one_build, "change": one_change, "search": one_search}
+"""What is measured in a process of its own."""
+
+
+def alone(what: str, root: Path, out: Path) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--work", str(out), "--one", what, str(root)]
+    told: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    return told
+
+
 def own(root: Path, work: Path) -> dict[str, Any]:
     out = work / "index"
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, __file__, "--work", str(out), "--one-build", str(root)]
-    told: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    told = alone("build", root, out)
     shutil.rmtree(out)
     return told
 
@@ -191,14 +251,27 @@ def changes(roots: Sequence[Path], work: Path) -> None:
 
 
 def memory(roots: Sequence[Path], work: Path) -> None:
+    out = work / "memory-index"
+    peaks = []
     for files in SIZES:
-        told = own(grown(roots, work / f"grown-{files}", files), work)
+        root = grown(roots, work / f"grown-{files}", files)
+        shutil.rmtree(out, ignore_errors=True)
+        built = alone("build", root, out)
+        peaks.append(built["peak_mb"])
+        try:
+            changed, searched = alone("change", root, out), alone("search", root, out)
+        finally:
+            subprocess.run(["git", "-C", str(root), "checkout", "-q", "."], check=True)
         print(
-            f"{told['files']:,} files, {told['source'] / 1e6:.0f} MB: peak {told['peak_mb']:.0f} MB, "
-            f"{told['cpu']:.0f} s of CPU, {told['chunks']:,} chunks, "
-            f"index {told['size'] / told['source']:.2f} of the source",
-            flush=True,
+            f"{built['files']:,} files, {built['source'] / 1e6:.0f} MB, {built['chunks']:,} chunks, index "
+            f"{built['size'] / built['source']:.2f} of the source: peak {built['peak_mb']:.0f} MB, {built['cpu']:.0f} "
+            f"s of CPU; after one change peak {changed['peak_mb']:.0f} MB, {changed['cpu'] * 1e3:.0f} ms of CPU"
         )
+        for what in ("before", "opened", "asked"):
+            own_mb, mapped_mb = searched[what]
+            print(f"  search, {what:7}: {own_mb:4.0f} MB of its own, {mapped_mb:4.0f} MB of mapped files", flush=True)
+    shutil.rmtree(out)
+    print(f"the peak over {SIZES[1]:,} files is {peaks[1] / peaks[0]:.2f} times that over {SIZES[0]:,}")
 
 
 def main() -> None:
@@ -208,10 +281,10 @@ def main() -> None:
     parser.add_argument("--semble-python", type=Path)
     parser.add_argument("--semble-model", type=Path)
     parser.add_argument("--parts", default="builds,changes,memory")
-    parser.add_argument("--one-build", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=sorted(ONE), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one_build:
-        print(json.dumps(one_build(arguments.one_build, arguments.work)))
+    if arguments.one:
+        print(json.dumps(ONE[arguments.one](arguments.repositories[0], arguments.work)))
         return
     arguments.work.mkdir(parents=True, exist_ok=True)
     for part in arguments.parts.split(","):

@@ -19,12 +19,12 @@ _SEPARATORS_TO_SPACE = bytes(
 _JOINTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+")
 _MAX_IDENTIFIER = 80
 _MIN_NUMBER = 3
-_CACHE_LIMIT = 200_000  # some 50 MB; a repository of 5,000 files has about half as many
+_CACHE_LIMIT = 1 << 16  # some 12 MB; three times as many would spare spelling less than one identifier in a hundred
 
 _VOWELS = frozenset("aeiouy")
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 15)
 def stem(word: str) -> str:
     """Reduce a lower-case word to a stem that its inflections share.
 
@@ -85,6 +85,8 @@ class _Spelling(dict[str, str]):
     """Identifier to its words, joined by spaces; filled as identifiers are met."""
 
     def __missing__(self, identifier: str) -> str:
+        if len(identifier) > _MAX_IDENTIFIER:
+            return ""  # base64 and hashes: nobody searches for them; nor are they kept, as they may be of any length
         if len(self) >= _CACHE_LIMIT:
             self.clear()
         words = self[identifier] = _spell(identifier)
@@ -92,8 +94,8 @@ class _Spelling(dict[str, str]):
 
 
 def _spell(identifier: str) -> str:
-    if len(identifier) > _MAX_IDENTIFIER or (identifier.isdecimal() and len(identifier) < _MIN_NUMBER):
-        return ""  # base64 and hashes, 0 and 42: nobody searches for them
+    if identifier.isdecimal() and len(identifier) < _MIN_NUMBER:
+        return ""  # 0 and 42: nobody searches for them
     parts = split_identifier(identifier)
     if len(parts) == 1:
         return stem(parts[0])

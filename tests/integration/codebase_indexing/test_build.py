@@ -13,7 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,9 +214,10 @@ def test_a_file_that_was_only_touched_costs_nothing(
     read: list[str] = []
 
     class Watched(WorktreeSource):
-        def read(self, entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
-            read.extend(entry.path for entry in entries)
-            return super().read(entries, limit_bytes)
+        def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
+            wanted = list(entries)
+            read.extend(entry.path for entry in wanted)
+            return super().read(wanted, limit_bytes)
 
     done = run(Watched(repository), store, embedder)
     assert (done.indexed, read) == (0, []), "another time, but git's hash is what it was"
@@ -366,6 +367,23 @@ def test_a_tree_that_stands_for_endless_files_is_refused(
     assert reader is not None
     assert reader.state.generation == before.state.generation
     reader.close()
+
+
+def test_contents_come_in_order_however_many_git_reads_at_once(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / "large.txt").write_text("x" * 2000)
+    monkeypatch.setattr(source_module, "_BATCH_BLOBS", 2)
+    source = CommitSource(repository / ".git", commit(repository))
+    entries = source.entries()
+    taken = iter(entries)
+    read = source.read(taken, 1000)
+    first = next(read)
+    assert len(list(taken)) == len(entries) - 2  # no more was taken than is read at once
+    assert first == (entries[0], FILES[entries[0].path].encode())
+    assert {entry.path: content for entry, content in source.read(iter(entries), 1000)} == {
+        entry.path: FILES[entry.path].encode() if entry.path in FILES else None for entry in entries
+    }
 
 
 def test_a_folder_swapped_for_a_link_leads_nowhere(repository: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corral.adapters.index import local_words
+from corral.adapters.index import local_words, local_writer
 from corral.adapters.index.local import LocalIndexStore
 from corral.adapters.index.port import ChunkRow, FileRow, IndexName, LexicalQuery
 from corral.errors import SearchFailed
@@ -80,6 +80,91 @@ def test_a_writer_may_be_killed_anywhere(tmp_path: Path, place: str, published: 
     assert paths_with(store, "gamma") == ["newest.py"]
     left = local_words._MEMORY.glob(f"{local_words._prefix(store.folder(NAME) / 'g-00000000' / 'words')}*")
     assert list(left) == []
+
+
+def write_many(store: LocalIndexStore, count: int) -> None:
+    with store.writer(NAME, identity="one", embedder="test", dimension=4, fresh=True) as writer:
+        for number in range(count):
+            writer.add(row(f"f{number}.py", f"word{number}"), np.zeros((1, 4), dtype=np.int8))
+        writer.publish(commit="c")
+
+
+@pytest.mark.parametrize("wrote", [False, True])
+@pytest.mark.parametrize("segment", [1, 2, 4])
+def test_a_build_may_be_killed_while_it_spills(tmp_path: Path, segment: int, wrote: bool) -> None:  # noqa: FBT001
+    store = LocalIndexStore(tmp_path)
+    write(store, "old.py", "alpha")
+    program = textwrap.dedent(
+        f"""
+        import os, signal, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+        from corral.adapters.index import local_segment, local_writer
+        from corral.adapters.index.local import LocalIndexStore
+        from tests.integration.codebase_indexing.test_local_store import write_many
+        local_writer._SEGMENT_CHUNKS = 3
+        save, left = local_segment.save_columns, [{segment}]
+        def killed(path, columns, meta):
+            left[0] -= 1
+            if left[0] and not {wrote}:
+                return save(path, columns, meta)
+            save(path, columns, meta)
+            if not left[0]:
+                if not {wrote}:
+                    os.truncate(path, path.stat().st_size // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+        local_segment.save_columns = killed
+        write_many(LocalIndexStore(Path({str(tmp_path)!r})), 14)
+        """
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    unpublished = store.folder(NAME) / "g-00000002"
+    assert len(list(unpublished.glob("columns-*"))) == segment
+    assert paths_with(store, "alpha") == ["old.py"]
+    assert paths_with(store, "word1") == []
+    write_many(store, 14)
+    assert paths_with(store, "alpha") == []
+    assert [paths_with(store, f"word{number}") for number in range(14)] == [[f"f{number}.py"] for number in range(14)]
+    assert not unpublished.exists()
+
+
+def test_a_spilled_file_can_be_replaced_skipped_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_writer, "_SEGMENT_CHUNKS", 3)
+    store = LocalIndexStore(tmp_path)
+    vectors = np.zeros((1, 4), dtype=np.int8)
+    with store.writer(NAME, identity="one", embedder="test", dimension=4) as writer:
+        for number in range(10):
+            writer.add(row(f"f{number}.py", f"word{number}"), vectors)
+        writer.add(row("f1.py", "other"), vectors)
+        writer.skip("f2.py", "blob", "ignored")
+        writer.remove("f4.py")
+        writer.remove("f9.py")
+        state = writer.publish(commit="c")
+    assert (state.files, state.chunks, dict(state.skipped)) == (7, 7, {"ignored": 1})
+    found = {number: paths_with(store, f"word{number}") for number in range(10)}
+    assert found == {number: [] if number in {1, 2, 4, 9} else [f"f{number}.py"] for number in range(10)}
+    assert paths_with(store, "other") == ["f1.py"]
+    reader = store.open(NAME)
+    assert reader is not None
+    assert len(reader.manifest.segments) == 4
+    assert reader.skipped("ignored") == {"f2.py"}
+    reader.close()
+
+
+def test_files_without_chunks_are_spilled_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_writer, "_SEGMENT_BYTES", 2000)
+    store = LocalIndexStore(tmp_path)
+    with store.writer(NAME, identity="one", embedder="test", dimension=4) as writer:
+        for number in range(100):
+            writer.skip(f"image{number}.png", "blob", "binary")
+        assert dict(writer.publish(commit="c").skipped) == {"binary": 100}
+    reader = store.open(NAME)
+    assert reader is not None
+    assert len(reader.manifest.segments) > 2
+    assert reader.skipped("binary") == {f"image{number}.png" for number in range(100)}
+    reader.close()
 
 
 @pytest.mark.parametrize("kind", ["columns", "vectors", "text", "words"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from corral.adapters import words
 from corral.adapters.words import is_identifier, split_identifier, stem, words_of
 
 
@@ -54,3 +55,10 @@ def test_a_bare_name_is_an_identifier(query: str) -> None:
 @pytest.mark.parametrize("query", ["", "  ", "two words", "what?"])
 def test_prose_is_no_identifier(query: str) -> None:
     assert not is_identifier(query)
+
+
+def test_what_is_too_long_to_be_a_name_is_not_kept() -> None:
+    words_of("short_name")
+    before = len(words._spelling)
+    assert words_of(" ".join("x" * length for length in range(81, 200))).split() == []
+    assert len(words._spelling) == before

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import mmap
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,19 +55,38 @@ def load_columns(path: Path) -> tuple[Columns, Mapping[str, Any]]:
     return columns, header["meta"]
 
 
-def packed_strings(name: str, values: Iterable[bytes]) -> dict[str, NDArray[Any]]:
-    """The two columns that ``Strings`` reads."""
-    listed = list(values)
-    first = np.zeros(len(listed) + 1, dtype=np.uint32)
-    np.cumsum([len(value) for value in listed], out=first[1:])
-    return {f"{name}_first": first, f"{name}_bytes": np.frombuffer(b"".join(listed), dtype=np.uint8)}
+class StringsWriter:
+    """Collects a column of byte strings: their bytes in one run and eight bytes for each, not an object for each."""
 
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._first = array("I", [0])
+        self._hashes = array("I")
 
-def hashed(name: str, values: Sequence[bytes]) -> dict[str, NDArray[Any]]:
-    """The two columns by which ``Strings.find`` finds rows."""
-    keys = np.fromiter(map(zlib.crc32, values), dtype=np.uint32, count=len(values))
-    order = np.argsort(keys, kind="stable").astype(np.uint32)
-    return {f"{name}_hash": keys[order], f"{name}_order": order}
+    def append(self, value: bytes) -> None:
+        """Add a row."""
+        self._bytes += value
+        self._first.append(len(self._bytes))
+        self._hashes.append(zlib.crc32(value))
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    @property
+    def held_bytes(self) -> int:
+        """What it takes in memory."""
+        return len(self._bytes) + 8 * len(self)
+
+    def columns(self, name: str) -> dict[str, NDArray[Any]]:
+        """The columns that ``Strings`` reads: bytes, where each row begins, and the rows by their hashes."""
+        keys = np.array(self._hashes, dtype=np.uint32)
+        order = np.argsort(keys, kind="stable").astype(np.uint32)
+        return {
+            f"{name}_first": np.array(self._first, dtype=np.uint32),
+            f"{name}_bytes": np.frombuffer(self._bytes, dtype=np.uint8),
+            f"{name}_hash": keys[order],
+            f"{name}_order": order,
+        }
 
 
 def numbers(column: Any) -> memoryview:

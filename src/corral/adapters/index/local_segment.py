@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from corral.adapters.index.local_columns import Strings, hashed, load_columns, numbers, packed_strings, save_columns
+from corral.adapters.index.local_columns import Strings, StringsWriter, load_columns, numbers, save_columns
 from corral.adapters.index.local_text import (
     PackWriter,
     TextCodec,
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _HEX_LENGTHS = (40, 64)
+_ROW_BYTES = 28
+"""Of a file, a chunk or a definition in memory; measured sizes are 20 to 36."""
+_NAME_BYTES = 170
+"""Of a name in memory, beside its characters: two objects and their place in the dictionary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +81,12 @@ class SegmentEntry:
 class _Numbers(dict[str, int]):
     """Strings numbered as they are met."""
 
+    held_bytes = 0
+    """About what they take in memory."""
+
     def __missing__(self, value: str) -> int:
         number = self[value] = len(self)
+        self.held_bytes += len(value) + _NAME_BYTES
         return number
 
 
@@ -96,20 +104,25 @@ class SegmentWriter:
         self._languages, self._kinds, self._kind_sets, self._reasons = _Numbers(), _Numbers(), _Numbers(), _Numbers()
         self._names = _Numbers()
         self._names[""], self._reasons[""] = 0, 0
-        self._paths: list[bytes] = []
-        self._blobs: list[bytes] = []
+        self._paths, self._blobs = StringsWriter(), StringsWriter()
         self._files = {name: array("I") for name in ("id", "language", "reason", "lines", "chunk", "symbol", "import")}
         self._priors = array("f")
         self._chunks = {name: array("I") for name in ("uid", "start", "end", "parent", "symbol", "kind", "kinds")}
         self._defines = array("B")
         self._symbols = {name: array("I") for name in ("name", "kind", "start", "end", "parent")}
         self._imports = array("I")
-        self._has_text: list[bool] = []
 
     @property
     def chunks(self) -> int:
         """How many chunks it has by now."""
         return len(self._defines)
+
+    @property
+    def held_bytes(self) -> int:
+        """About what it has in memory; texts and vectors are on the disk."""
+        rows = len(self._paths) + self.chunks + len(self._symbols["name"])
+        strings = self._paths.held_bytes + self._blobs.held_bytes + self._names.held_bytes
+        return _ROW_BYTES * rows + strings + self._imports.itemsize * len(self._imports)
 
     def add(self, file_id: int, first_uid: int, file: FileRow, vectors: NDArray[np.int8]) -> None:
         """Append a file whose chunks get the numbers from ``first_uid`` on."""
@@ -135,7 +148,6 @@ class SegmentWriter:
     def _begin_file(self, file_id: int, file: FileRow, reason: str) -> None:
         self._paths.append(_bytes(file.path))
         self._blobs.append(_packed_blob(file.blob))
-        self._has_text.append(not reason)
         for name, value in (
             ("id", file_id),
             ("language", self._languages[file.language]),
@@ -180,11 +192,12 @@ class SegmentWriter:
         codec = self._texts.finish()
         self._vectors.finish()
         self.close()
-        names = [_bytes(name) for name in self._names]
+        names = StringsWriter()
+        for name in self._names:
+            names.append(_bytes(name))
         symbol_names = np.array(self._symbols["name"], dtype=np.uint32)
         imported = np.array(self._imports, dtype=np.uint32)
-        places = iter(self._texts.places)
-        place = np.array([next(places) if has else (0, 0) for has in self._has_text], dtype=np.uint64).reshape(-1, 2)
+        has_text = np.array(self._files["reason"], dtype=np.uint32) == 0
         columns: dict[str, NDArray[Any]] = {
             "file_id": _narrow(self._files["id"]),
             "file_language": _narrow(self._files["language"]),
@@ -194,20 +207,17 @@ class SegmentWriter:
             "file_symbol": _narrow([*self._files["symbol"], len(symbol_names)]),
             "file_import": _narrow([*self._files["import"], len(imported)]),
             "file_prior": np.array(self._priors, dtype=np.float32),
-            "text_offset": _narrow(place[:, 0]),
-            "text_length": _narrow(place[:, 1]),
+            "text_offset": _narrow(_spread(self._texts.offsets, has_text)),
+            "text_length": _narrow(_spread(self._texts.lengths, has_text)),
             "chunk_defines": np.array(self._defines, dtype=np.bool_),
             **{f"chunk_{name}": _narrow(column) for name, column in self._chunks.items()},
             **{f"symbol_{name}": _narrow(column) for name, column in self._symbols.items()},
             "symbol_by_name": _narrow(np.argsort(symbol_names, kind="stable")),
             "import_name": _narrow(imported),
             "import_by_name": _narrow(np.argsort(imported, kind="stable")),
-            **packed_strings("path", self._paths),
-            **hashed("path", self._paths),
-            **packed_strings("blob", self._blobs),
-            **hashed("blob", self._blobs),
-            **packed_strings("name", names),
-            **hashed("name", names),
+            **self._paths.columns("path"),
+            **self._blobs.columns("blob"),
+            **names.columns("name"),
         }
         meta = {
             "dimension": self._dimension,
@@ -223,6 +233,13 @@ class SegmentWriter:
         """Let go of the files."""
         self._vectors_file.close()
         self._pack.close()
+
+
+def _spread(values: Sequence[int], where: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """One value for each place that is true, in order; 0 elsewhere."""
+    spread = np.zeros(len(where), dtype=np.uint64)
+    spread[where] = values
+    return spread
 
 
 def _narrow(values: Iterable[int]) -> NDArray[Any]:

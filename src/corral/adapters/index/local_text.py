@@ -7,6 +7,7 @@ them, so that short files shrink as much as long ones. Vectors are four bits a n
 from __future__ import annotations
 
 import sys
+from array import array
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
@@ -90,8 +91,9 @@ class PackWriter:
         self._codec = codec
         self._waiting: list[bytes] = []
         self._offset = 0
-        #: Offset and length of each text, in the order of ``add``; complete after ``finish``.
-        self.places: list[tuple[int, int]] = []
+        #: Offset and length in bytes of each text, in the order of ``add``; complete after ``finish``.
+        self.offsets = array("Q")
+        self.lengths = array("I")
 
     def add(self, text: bytes) -> None:
         """Append a text."""
@@ -105,7 +107,8 @@ class PackWriter:
     def add_packed(self, packed: bytes) -> None:
         """Append one that the same codec has compressed."""
         self._file.write(packed)
-        self.places.append((self._offset, len(packed)))
+        self.offsets.append(self._offset)
+        self.lengths.append(len(packed))
         self._offset += len(packed)
 
     def finish(self) -> TextCodec:

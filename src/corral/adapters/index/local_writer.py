@@ -17,7 +17,7 @@ import tantivy
 from corral.adapters.index.local_layout import Manifest, disk_failed, generation_name, sizes_of
 from corral.adapters.index.local_merge import merged, too_many
 from corral.adapters.index.local_reader import LocalIndexReader, Part
-from corral.adapters.index.local_segment import SegmentEntry, SegmentWriter, open_segment
+from corral.adapters.index.local_segment import SegmentWriter, open_segment
 from corral.adapters.index.local_text import TextCodec
 from corral.adapters.index.local_words import WordsWriter
 from corral.adapters.index.port import FileRow, IndexState, Reusable
@@ -26,11 +26,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SEGMENT_CHUNKS = 100_000
-"""A build begins another segment after this many: what it holds in memory has a bound."""
+"""A build begins another segment after this many, or when one has this much in memory, whatever the repository is made
+of: files that are left out have no chunks, and a file may have any number of definitions."""
+_SEGMENT_BYTES = 32_000_000
+_PATH_MARKS = 1 << 20
 
 
 Sealed = Callable[[Path, Path | None, IndexState], None]
 """Given a finished generation's folder, the folder of its base, and what it is."""
+
+
+class _Paths:
+    """Paths that were added: says yes to some that were not, and never no to one that was.
+
+    A set of them would grow with the repository, and all but never is a path added twice in one build.
+    """
+
+    def __init__(self) -> None:
+        self._marks = bytearray(_PATH_MARKS)
+
+    def add(self, path: str) -> None:
+        self._marks[hash(path) % _PATH_MARKS] = 1
+
+    def __contains__(self, path: str) -> bool:
+        return bool(self._marks[hash(path) % _PATH_MARKS])
 
 
 class LocalIndexWriter:
@@ -74,8 +93,9 @@ class LocalIndexWriter:
             self._next_uid, self._next_file = manifest.next_uid, manifest.next_file
         self._words = WordsWriter(self._new / "words", fresh=base is None)
         self._dead: dict[int, int] = {}  # file to its number of chunks
-        self._entries: list[SegmentEntry] = []
-        self._own: dict[str, tuple[int, int]] = {}  # path to file and its number of chunks, of those added here
+        self._spilled: list[Part] = []  # segments of this build that are closed
+        self._spilled_paths = _Paths()
+        self._own: dict[str, tuple[int, int]] = {}  # path to file and its number of chunks, of the open segment
         self._segment: SegmentWriter | None = None
 
     @property
@@ -119,25 +139,26 @@ class LocalIndexWriter:
         self._own[file.path] = (self._next_file, len(file.chunks))
         self._next_file += 1
         self._next_uid += len(file.chunks)
-        if segment.chunks >= _SEGMENT_CHUNKS:
-            self._close_segment()
+        self._spill(segment)
 
     def skip(self, path: str, blob: str, reason: str) -> None:
         """Remember that a file was left out."""
         try:
             self.remove(path)
-            self._open_segment().skip(self._next_file, path, blob, reason)
+            segment = self._open_segment()
+            segment.skip(self._next_file, path, blob, reason)
+            self._own[path] = (self._next_file, 0)
+            self._next_file += 1
+            self._spill(segment)
         except (OSError, ValueError) as error:
             raise disk_failed("skip", error) from error
-        self._own[path] = (self._next_file, 0)
-        self._next_file += 1
 
     def remove(self, path: str) -> None:
         """Forget a file."""
         own = self._own.pop(path, None)
         if own is not None:
             self._bury(*own)
-        for part in self._parts:
+        for part in [*self._parts, *(self._spilled if path in self._spilled_paths else ())]:
             for row in part.live(part.segment.find_path(path)):
                 begin, end = part.segment.chunk_range(row)
                 self._bury(int(part.segment.files["id"][row]), end - begin)
@@ -154,12 +175,20 @@ class LocalIndexWriter:
             self._segment = SegmentWriter(self._new, uuid.uuid4().hex, self._dimension, self._codec)
         return self._segment
 
+    def _spill(self, segment: SegmentWriter) -> None:
+        """Close a segment that is full: from then on it is on the disk only."""
+        if segment.chunks >= _SEGMENT_CHUNKS or segment.held_bytes >= _SEGMENT_BYTES:
+            self._close_segment()
+
     def _close_segment(self) -> None:
         if self._segment is None:
             return
         entry, codec = self._segment.finish()
         self._segment = None
-        self._entries.append(entry)
+        self._spilled.append(Part(open_segment(self._new, entry), entry))
+        for path in self._own:
+            self._spilled_paths.add(path)
+        self._own.clear()
         if self._codec is None and codec.dictionary:
             self._dictionary = f"text-{entry.name}.dict"
             (self._new / self._dictionary).write_bytes(codec.dictionary)
@@ -194,8 +223,7 @@ class LocalIndexWriter:
 
     def _live_parts(self) -> list[Part]:
         """All segments with what has died in them by now; without those in which nothing lives."""
-        parts = [part.with_dead(self._dead) for part in self._parts]
-        parts += [Part(open_segment(self._new, entry), entry).with_dead(self._dead) for entry in self._entries]
+        parts = [part.with_dead(self._dead) for part in [*self._parts, *self._spilled]]
         for part in parts:
             if not part.alive.any():
                 part.entry.unlink(self._new)

@@ -22,7 +22,7 @@ SIGNATURE_BYTES = 64
 _BITS = 8 * SIGNATURE_BYTES
 _SHIFTS = (0, 16, 32)
 """Where in a word's hash its three are."""
-_CACHE_LIMIT = 100_000
+_CACHE_LIMIT = 1 << 16
 
 
 class _Hashes(dict[str, int]):

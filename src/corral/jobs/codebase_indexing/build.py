@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -193,7 +193,8 @@ class _Build:
                 self._carry(entry, old)
             else:
                 wanted.append(entry)
-        for entry, content in self._source.read(wanted, MAX_FILE_BYTES):
+        del change
+        for entry, content in self._source.read(_let_go(wanted), MAX_FILE_BYTES):
             self._take(entry, content)
         self._flush()
         self._report(max(1, self._total), max(1, self._total))
@@ -346,6 +347,13 @@ class _Build:
             self.indexed += 1
         self._waiting.clear()
         self._waiting_chunks = 0
+
+
+def _let_go(entries: list[Entry]) -> Iterator[Entry]:
+    """In order, and out of the list: that of a large repository takes memory which the index needs as it grows."""
+    entries.reverse()
+    while entries:
+        yield entries.pop()
 
 
 def _touches_ignore(change: Change) -> bool:

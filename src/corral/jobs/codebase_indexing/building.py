@@ -15,7 +15,7 @@ import resource
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
@@ -268,7 +268,7 @@ class FollowedSource(WrappedSource):
         super().__init__(source)
         self._footprints = footprints
 
-    def read(self, entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
+    def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
         """As the source does."""
         for entry, content in self._source.read(entries, limit_bytes):
             self._footprints.at(entry.path)

@@ -13,7 +13,7 @@ import json
 import os
 import posixpath
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -82,11 +82,11 @@ class NestedSource(WrappedSource):
             found += _below(path, source.entries())
         return sorted(found, key=lambda entry: entry.path)
 
-    def read(self, entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
+    def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
         """Each from its source, in the order asked."""
         for path, some in groupby(entries, key=lambda entry: self._home(entry.path)):
             if path is None:
-                yield from self._source.read(list(some), limit_bytes)
+                yield from self._source.read(some, limit_bytes)
                 continue
             asked = list(some)
             inside = [Entry(entry.path[len(path) + 1 :], entry.blob, entry.kind) for entry in asked]

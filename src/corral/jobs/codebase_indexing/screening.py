@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Final
 
@@ -57,7 +57,7 @@ class WrappedSource:
         """As the source says."""
         return self._source.entries()
 
-    def read(self, entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
+    def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
         """As the source does."""
         return self._source.read(entries, limit_bytes)
 
@@ -76,7 +76,7 @@ class ScreenedSource(WrappedSource):
         #: How many secrets were starred out so far.
         self.masked = 0
 
-    def read(self, entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
+    def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
         """Contents in order.
 
         Raises:

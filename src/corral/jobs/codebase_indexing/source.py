@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -54,6 +55,9 @@ _MAX_LIST_BYTES = 200_000_000
 """Of a listing by git: some two million files. A few objects can stand for any number of files."""
 _MAX_LIST_MEMORY_BYTES = 500_000_000
 """Of git itself while it lists: ``diff-tree`` keeps all that it found until it has found everything."""
+
+_BATCH_BLOBS = 4096
+"""Read by one git: the names of all of them, and what it says of each, are held."""
 
 
 class EntryKind(StrEnum):
@@ -108,8 +112,11 @@ class Source(Protocol):
         """Everything, in order of path."""
         ...
 
-    def read(self, entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
-        """Contents of files, in the order asked; None for one that is larger, gone, or no plain file any more."""
+    def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
+        """Contents of files, in the order asked; None for one that is larger, gone, or no plain file any more.
+
+        ``entries`` is taken from as contents are, not all at once.
+        """
         ...
 
 
@@ -144,7 +151,7 @@ class CommitSource:
         """By ``ls-tree``."""
         return _tree(["--git-dir", str(self._git_dir)], self._commit)
 
-    def read(self, entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
+    def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
         """By ``cat-file --batch``."""
         return _read_blobs(["--git-dir", str(self._git_dir)], entries, limit_bytes)
 
@@ -210,7 +217,7 @@ class WorktreeSource:
             found[path] = Entry(path, "", EntryKind.SUBMODULE)
         return [found[path] for path in sorted(found)]
 
-    def read(self, entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
+    def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
         """From the folder; links are not followed."""
         return _read_files(self._root, entries, limit_bytes)
 
@@ -292,7 +299,7 @@ class FolderSource:
                     found.append(entry)
         return sorted(found, key=lambda entry: entry.path)
 
-    def read(self, entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
+    def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
         """From the folder; links are not followed."""
         return _read_files(self._root, entries, limit_bytes)
 
@@ -411,7 +418,14 @@ def _diff(git: Sequence[str], old: str, new: str) -> Change | None:
     return Change(changed, removed)
 
 
-def _read_blobs(git: Sequence[str], entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
+def _read_blobs(git: Sequence[str], entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
+    """Contents in order."""
+    left = iter(entries)
+    while batch := list(islice(left, _BATCH_BLOBS)):
+        yield from _read_batch(git, batch, limit_bytes)
+
+
+def _read_batch(git: Sequence[str], entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
     """Contents in order; sizes are asked first, so that an enormous blob never enters memory."""
     names = "".join(f"{entry.blob}\n" for entry in entries).encode()
     checked = _run([*git, "cat-file", "--batch-check=%(objecttype) %(objectsize)"], stdin=names).splitlines()
@@ -498,7 +512,7 @@ def _file_entry(root: Path, path: str, *, sha256: bool) -> Entry | None:
     return Entry(path, digest.hexdigest())
 
 
-def _read_files(root: Path, entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
+def _read_files(root: Path, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
     with Folders(root) as folders:
         for entry in entries:
             yield entry, folders.read(entry.path, limit_bytes)
