@@ -191,7 +191,7 @@ def _source(before: Sequence[ast.stmt], told: str) -> str:
 
 def _needed(module: ast.Module, body: Sequence[ast.stmt]) -> list[ast.stmt]:
     """The imports that an example uses: a name that another one made up must not fail it."""
-    used = _names_of(body)
+    used = {node.id for statement in body for node in ast.walk(statement) if isinstance(node, ast.Name)}
     needed: list[ast.stmt] = []
     for node in module.body:
         if isinstance(node, _Import):

@@ -119,6 +119,15 @@ def test_what_holds_no_assertion_is_none() -> None:
     assert read_examples("```python\nassert f(" + "-" * 1500 + "1)\n```", files=()) is None
 
 
+def test_a_made_up_import_fails_only_the_examples_that_use_it(tmp_path: Path) -> None:
+    code = (
+        "from pile import Pile, push\npile = Pile()\npile.push(1)\nassert pile.items == [1]\n"
+        "assert push(pile) is None\n"
+    )
+    pile = "class Pile:\n    items = []\n\n    def push(self, item):\n        self.items = [*self.items, item]\n"
+    assert run(examples_of(code), tmp_path, pile=pile) == [True, False], "a method is no import"
+
+
 def test_only_what_is_about_the_task_counts() -> None:
     code = "from a import f, g, C\nassert f(1) == 1\nassert g(1) == 1\nassert C().h() == 1\n"
     found = read_examples(f"```python\n{code}```", files=(), about={"g", "h"})
