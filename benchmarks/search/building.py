@@ -142,7 +142,7 @@ def semble(root: Path, work: Path, python: Path, model: Path) -> dict[str, Any]:
     cache = work / "semble-cache"
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir(parents=True)
-    request = {"root": str(root), "model": str(model), "cache": str(cache), "queries": []}
+    request = {"root": str(root), "model": str(model), "cache": str(cache), "queries": [], "turns": []}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     printed = subprocess.run(
         [str(python), str(Path(__file__).parent / "semble_engine.py")],

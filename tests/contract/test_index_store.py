@@ -348,6 +348,9 @@ def test_symbols_and_imports(store: IndexStore) -> None:
     reader = store.open(NAME)
     assert reader is not None
     assert [(symbol.name, symbol.start_line) for symbol in reader.symbols_of("a.py")] == [("f1", 1), ("f2", 2)]
+    assert [symbol.name for symbol in reader.symbols_of("a.py", 2)] == ["f2"]
+    assert [symbol.name for symbol in reader.symbols_of("a.py", 1, 1)] == ["f1"]
+    assert reader.symbols_of("a.py", 3, 9) == []
     assert [symbol.path for symbol in reader.definitions("f1")] == ["a.py", "b.py"]
     assert reader.definitions("F1") == []
     assert reader.imports_of("a.py") == ["import_a.py", "os"]

@@ -289,13 +289,13 @@ class LocalIndexReader:
             )
         )
 
-    def symbols_of(self, path: str) -> list[StoredSymbol]:
-        """Definitions in one file, in order."""
+    def symbols_of(self, path: str, first_line: int = 1, last_line: int | None = None) -> list[StoredSymbol]:
+        """Definitions in one file that begin between two lines, in order."""
         found = self._indexed_at(path)
         if found is None:
             return []
         segment, row = found
-        return [_stored(path, symbol) for symbol in segment.symbols(row)]
+        return [_stored(path, symbol) for symbol in segment.symbols(row, first_line, last_line)]
 
     def definitions(self, name: str, limit: int = 50) -> list[StoredSymbol]:
         """Where a name is defined."""

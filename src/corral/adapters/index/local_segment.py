@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import weakref
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -413,10 +413,16 @@ class Segment:
         name = self._name(symbol) if symbol else ""
         return f"{self._name(parent)}.{name}" if parent else name
 
-    def symbols(self, row: int) -> list[SymbolRow]:
-        """A file's definitions in order."""
+    def symbols(self, row: int, first_line: int = 1, last_line: int | None = None) -> list[SymbolRow]:
+        """A file's definitions that begin between two lines, in order."""
         first = self.files["symbol"]
-        return [self.symbol(at) for at in range(int(first[row]), int(first[row + 1]))]
+        begin, end = int(first[row]), int(first[row + 1])
+        starts = self._symbols["start"]
+        if last_line is not None:
+            end = bisect_right(starts, last_line, begin, end)
+        if first_line > 1:
+            begin = bisect_left(starts, first_line, begin, end)
+        return [self.symbol(at) for at in range(begin, end)]
 
     def symbol(self, at: int) -> SymbolRow:
         """A definition."""

@@ -235,11 +235,15 @@ class MemoryIndexReader:
         blobs = {path: held.row.blob for path, held in self._generation.files.items()}
         return blobs | {path: blob for path, (blob, _) in self._generation.skipped.items()}
 
-    def symbols_of(self, path: str) -> list[StoredSymbol]:
-        """Definitions in one file."""
+    def symbols_of(self, path: str, first_line: int = 1, last_line: int | None = None) -> list[StoredSymbol]:
+        """Definitions in one file that begin between two lines."""
         held = self._generation.files.get(path)
         rows = sorted(held.row.symbols, key=lambda symbol: symbol.start_line) if held else []
-        return [StoredSymbol(path, s.name, s.kind, s.start_line, s.end_line, s.parent) for s in rows]
+        return [
+            StoredSymbol(path, s.name, s.kind, s.start_line, s.end_line, s.parent)
+            for s in rows
+            if first_line <= s.start_line and (last_line is None or s.start_line <= last_line)
+        ]
 
     def definitions(self, name: str, limit: int = 50) -> list[StoredSymbol]:
         """Where a name is defined."""

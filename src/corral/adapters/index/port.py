@@ -251,8 +251,8 @@ class IndexReader(Protocol):
         """Path to blob, of all files, those skipped included."""
         ...
 
-    def symbols_of(self, path: str) -> list[StoredSymbol]:
-        """Definitions in one file, in order."""
+    def symbols_of(self, path: str, first_line: int = 1, last_line: int | None = None) -> list[StoredSymbol]:
+        """Definitions in one file that begin from one line to another, both included, in order."""
         ...
 
     def definitions(self, name: str, limit: int = 50) -> list[StoredSymbol]:

@@ -18,7 +18,7 @@ def named_as_asked(
     """The chunks, each under its definition that the question names, or that is of a kind that was asked for.
 
     Args:
-        reader: Where they are from; asked for the symbols of a file only when there seems to be a better one.
+        reader: Where they are from; asked for a chunk's symbols only when there seems to be a better one.
         question: What was asked.
         filters: What the hits had to be.
         chunks: As stored, under their first definition.
@@ -31,9 +31,8 @@ def named_as_asked(
             continue
         inside = [
             symbol
-            for symbol in reader.symbols_of(chunk.path)
-            if chunk.start_line <= symbol.start_line <= chunk.end_line
-            and (not filters.kinds or symbol.kind in filters.kinds)
+            for symbol in reader.symbols_of(chunk.path, chunk.start_line, chunk.end_line)
+            if not filters.kinds or symbol.kind in filters.kinds
         ]
         asked = next((symbol for symbol in inside if compact(symbol.name) in question.names), None)
         best = asked or (inside[0] if of_kind and inside else None)
