@@ -6,15 +6,16 @@ never show in a ``repr``, a log or an error.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict, SettingsError
 
 from corral.errors import ConfigurationError
 
@@ -251,6 +252,21 @@ class Settings(BaseSettings):
     """``aud`` that such a token must have; None: the token must not name one."""
 
 
+_FORMS: Final = {
+    "model": (
+        r"local|(openai|anthropic|google|openai-compatible):.+",
+        "local, openai:NAME, anthropic:NAME, google:NAME or openai-compatible:NAME",
+    ),
+    "embedder": (
+        r"static|minilm(:.+)?|(openai|voyage|openai-compatible):.+",
+        "static, minilm, minilm:FOLDER, openai:NAME, voyage:NAME or openai-compatible:NAME",
+    ),
+    "index_store": (r"local|s3://.+", "local or s3://BUCKET/PREFIX"),
+}
+"""Settings that name a part of Corral, so that a process doesn't start whose jobs would all fail."""
+_NO_SETTINGS: Final = frozenset({"CORRAL_APP"})
+
+
 def read_settings() -> Settings:
     """The settings of this process, from the environment and ``.env``.
 
@@ -258,13 +274,35 @@ def read_settings() -> Settings:
         ConfigurationError: One of them doesn't fit; names the variable, and never shows what may be a secret.
     """
     try:
-        return Settings()
+        settings = Settings()
+        faults = [
+            f"{variable_of(field)}: expected {expected}, got {value!r}"
+            for field, (form, expected) in _FORMS.items()
+            if not re.fullmatch(form, value := getattr(settings, field))
+        ]
+        if not faults:
+            return settings
     except ValidationError as error:
         faults = [_fault(problem) for problem in error.errors(include_url=False, include_context=False)]
     except SettingsError as error:
         field = re.search(r'field "(\w+)"', str(error))
         faults = [f"{variable_of(field[1]) if field else str(error)}: expected JSON"]
     raise ConfigurationError(f"A setting doesn't fit: {'; '.join(faults)}. Mend it in the environment or in .env.")
+
+
+def stray_variables() -> dict[str, str | None]:
+    """Variables of the environment and of ``.env`` that begin like a setting's and are none.
+
+    Returns:
+        Each with the setting that its name is like, if there is one.
+    """
+    known = {name for field in Settings.model_fields for name in (variable_of(field), f"CORRAL_{field.upper()}")}
+    names = {name.upper() for name in (*os.environ, *DotEnvSettingsSource(Settings).env_vars)}
+    return {
+        name: next(iter(difflib.get_close_matches(name, known, 1, 0.8)), None)
+        for name in sorted(names - known - _NO_SETTINGS)
+        if name.startswith("CORRAL_") and not name.startswith("CORRAL_TEST_")
+    }
 
 
 def variable_of(field: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from corral import ConfigurationError, Corral, Settings
-from corral.settings import read_settings, variable_of
+from corral.adapters.llm.choose import PROVIDERS
+from corral.settings import read_settings, stray_variables, variable_of
 
 
 @pytest.mark.parametrize(
@@ -17,6 +20,9 @@ from corral.settings import read_settings, variable_of
         ("CORRAL_COMMIT_AUTHOR", "Ada <ada @example.org>", "CORRAL_COMMIT_AUTHOR: string should match pattern"),
         ("CORRAL_COMMIT_TRAILERS", "no JSON", "CORRAL_COMMIT_TRAILERS: expected JSON"),
         ("CORRAL_COMMIT_TRAILERS", '{"A": 1}', "CORRAL_COMMIT_TRAILERS.A: "),
+        ("CORRAL_MODEL", "gpt-5", "CORRAL_MODEL: expected local, openai:NAME"),
+        ("CORRAL_EMBEDDER", "openai", "CORRAL_EMBEDDER: expected static, minilm"),
+        ("CORRAL_INDEX_STORE", "/srv/indexes", "expected local or s3://BUCKET/PREFIX, got '/srv/indexes'"),
     ],
 )
 def test_one_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str) -> None:
@@ -34,3 +40,23 @@ def test_the_names_are_those_that_are_read(monkeypatch: pytest.MonkeyPatch) -> N
     found = read_settings().gitlab_token
     assert found is not None
     assert found.get_secret_value() == "of gitlab"
+
+
+@pytest.mark.parametrize("model", ["local", *(f"{provider}:name" for provider in PROVIDERS)])
+def test_each_model_that_can_be_opened_can_be_set(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    monkeypatch.setenv("CORRAL_MODEL", model)
+    assert read_settings().model == model
+
+
+def test_variables_that_are_no_settings_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("CORRAL_DATADIR=/srv\nCORRAL_LEASE=20\nOTHER=1\n")
+    monkeypatch.setenv("CORRAL_CONCURENCY", "9")
+    monkeypatch.setenv("CORRAL_GITLAB_TOKEN", "t")
+    monkeypatch.setenv("CORRAL_APP", "package:corral")
+    monkeypatch.setenv("CORRAL_TEAM", "search")
+    assert stray_variables() == {
+        "CORRAL_CONCURENCY": "CORRAL_CONCURRENCY",
+        "CORRAL_DATADIR": "CORRAL_DATA_DIR",
+        "CORRAL_TEAM": None,
+    }

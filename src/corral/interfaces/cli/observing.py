@@ -13,13 +13,14 @@ from corral.errors import ConfigurationError, ExtraMissing, StoreUnavailable
 from corral.interfaces.identity import Scope
 from corral.interfaces.observability.logs import configure_logging
 from corral.interfaces.ports import refuse_taken_port
-from corral.settings import read_settings
+from corral.settings import read_settings, stray_variables
 
 if TYPE_CHECKING:
     from corral.interfaces.http.admission import Guard
     from corral.interfaces.observability.exporter import Admit
     from corral.interfaces.observability.telemetry import Telemetry
 
+_log = logging.getLogger(__name__)
 _LIBRARIES = frozenset({"opentelemetry", "prometheus_client"})
 _PATIENCE_S = 5
 
@@ -33,6 +34,8 @@ def start_logging() -> None:
     except ConfigurationError:  # told by the command itself, in one line
         form = "console"
     configure_logging(form)
+    for name, meant in stray_variables().items():
+        _log.warning("%s is no setting%s", name, f"; is {meant} meant?" if meant else "")
 
 
 def observe(corral: Corral) -> str | None:

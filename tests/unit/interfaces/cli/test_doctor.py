@@ -11,7 +11,7 @@ import pytest
 
 from corral.errors import SandboxUnavailable
 from corral.interfaces.cli.doctor.finding import Finding, Verdict
-from corral.interfaces.cli.doctor.machine import check_by_trying, check_disk, check_env_file
+from corral.interfaces.cli.doctor.machine import check_by_trying, check_disk, check_env_file, check_strays
 from corral.interfaces.cli.doctor.queues import QueueSeen, check_queues
 from corral.interfaces.cli.doctor.store import check_store
 from corral.queue.status import QueueStats
@@ -154,3 +154,9 @@ async def test_a_part_that_breaks_is_a_finding() -> None:
     assert (await check_by_trying("sandbox", breaks, "")).detail.startswith(
         "the check itself failed: ZeroDivisionError"
     )
+
+
+def test_variables_that_are_no_settings_are_told() -> None:
+    like, unlike = check_strays({"CORRAL_CONCURENCY": "CORRAL_CONCURRENCY", "CORRAL_TEAM": None})
+    assert (like.verdict, like.mend) == (Verdict.WARNING, "is CORRAL_CONCURRENCY meant?")
+    assert (unlike.detail, unlike.mend) == ("CORRAL_TEAM is no setting", "docs/settings.md lists them all")

@@ -15,13 +15,19 @@ from corral.client import Corral
 from corral.errors import ConfigurationError, CorralError, StoreAuthenticationFailed
 from corral.interfaces.cli import parts
 from corral.interfaces.cli.doctor.finding import Finding, Verdict
-from corral.interfaces.cli.doctor.machine import check_by_trying, check_disk, check_env_file, check_git
+from corral.interfaces.cli.doctor.machine import (
+    check_by_trying,
+    check_disk,
+    check_env_file,
+    check_git,
+    check_strays,
+)
 from corral.interfaces.cli.doctor.queues import QueueSeen, check_queues
 from corral.interfaces.cli.doctor.store import check_store
 from corral.interfaces.cli.output import ExitCode, Output
 from corral.interfaces.cli.parameters import JsonOption
 from corral.interfaces.cli.session import Invocation, guarded, leave, open_corral
-from corral.settings import Settings, read_settings
+from corral.settings import Settings, read_settings, stray_variables
 
 commands = typer.Typer()
 
@@ -67,6 +73,7 @@ async def examine(invocation: Invocation) -> list[Finding]:
     except ConfigurationError as error:
         return [Finding("settings", Verdict.FAULT, str(error), "docs/settings.md lists them all")]
     findings = [finding for finding in [check_env_file(Path(".env"))] if finding]
+    findings += check_strays(stray_variables())
     findings += await examine_redis(invocation, settings)
     findings += await examine_machine(settings)
     return findings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from corral.adapters.processes import start_group
@@ -70,6 +70,19 @@ async def check_by_trying(check: str, attempt: Callable[[], Awaitable[str | Find
     except Exception as error:  # noqa: BLE001 - a doctor that falls over helps nobody
         return Finding(check, Verdict.FAULT, f"the check itself failed: {type(error).__name__}: {error}", mend)
     return said if isinstance(said, Finding) else Finding(check, Verdict.OK, said)
+
+
+def check_strays(strays: Mapping[str, str | None]) -> list[Finding]:
+    """Variables that look like settings and are none, each with the one that may be meant."""
+    return [
+        Finding(
+            "settings",
+            Verdict.WARNING,
+            f"{name} is no setting",
+            f"is {meant} meant?" if meant else "docs/settings.md lists them all",
+        )
+        for name, meant in strays.items()
+    ]
 
 
 def check_env_file(path: Path) -> Finding | None:
