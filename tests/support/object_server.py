@@ -22,6 +22,7 @@ KEY_ID = "AKTESTKEYID"
 SECRET = "the-secret-access-key"
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
+_TRIES = 4
 
 
 def program() -> str:
@@ -36,6 +37,14 @@ def program() -> str:
 def _end_with_the_tests() -> None:
     """Also when they are killed: no server is left behind."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class ServerEnded(Exception):
+    """The server ended before it answered; shows the last words of its log."""
+
+    def __init__(self, folder: Path) -> None:
+        said = [line for log in sorted(folder.glob("weed.FATAL")) for line in log.read_text().splitlines()[:1000]]
+        super().__init__(next((line for line in said if line.startswith("F")), "it left no word"))
 
 
 class ObjectServer:
@@ -102,7 +111,8 @@ class ObjectServer:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             assert self._process is not None
-            assert self._process.poll() is None, "the object server has ended"
+            if self._process.poll() is not None:
+                raise ServerEnded(self._folder)
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self._ports[0])) == 0 and self._makes_a_bucket():
                     return
@@ -132,13 +142,25 @@ class ObjectServer:
     def stop(self) -> None:
         """End it; what was stored stays."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
             self._process = None
 
     def __enter__(self) -> Self:
-        self.start()
-        return self
+        """Start it; it takes seconds before it listens, and by then another server may have taken one of its ports."""
+        for left in reversed(range(_TRIES)):
+            try:
+                self.start()
+            except BaseException as error:
+                self.stop()
+                if left and isinstance(error, ServerEnded):
+                    self._ports = [free_port() for _ in self._ports]
+                    continue
+                shutil.rmtree(self._folder, ignore_errors=True)
+                raise
+            return self
+        raise AssertionError("unreachable")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
