@@ -68,7 +68,7 @@ async def test_a_model_that_changes_nothing_opens_nothing(tmp_path: Path) -> Non
     [
         (("--repo", "/no/such/repository", "--prompt", "x"), {}, 6, "expected a git repository"),
         (("--repo", "/no/such/repository"), {}, 2, "--prompt"),
-        ((), {"CORRAL_MODEL": "nonsense"}, 6, "expected a model such as"),
+        ((), {"CORRAL_MODEL": "nonsense"}, 6, "CORRAL_MODEL: expected local"),
         ((), {"CORRAL_MODEL": "openai:gpt-test"}, 6, "OPENAI_API_KEY"),
         ((), {"CORRAL_LOCAL_MODEL_PATH": "/no/such.gguf"}, 6, "CORRAL_LOCAL_MODEL_PATH"),
     ],

@@ -157,12 +157,21 @@ def test_the_doctor_finds_what_is_stuck(cli: Cli, documents: Documents) -> None:
 
 
 def test_the_doctor_tries_the_embedder_that_is_set(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CORRAL_EMBEDDER", "statik")
+    monkeypatch.setenv("CORRAL_EMBEDDER", "openai-compatible:nomic-embed-code")
     result = cli("doctor", "--json")
     findings = {document["check"]: document for document in map(json.loads, result.stdout.splitlines())}
     assert result.exit_code == 1
     assert findings["code search"]["verdict"] == "fault"
-    assert "got 'statik'" in findings["code search"]["detail"]
+    assert "set CORRAL_EMBEDDER_BASE_URL" in findings["code search"]["detail"]
+
+
+def test_the_doctor_tells_an_embedder_that_does_not_exist(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORRAL_EMBEDDER", "statik")
+    result = cli("doctor", "--json")
+    [finding] = map(json.loads, result.stdout.splitlines())
+    assert (result.exit_code, finding["check"], finding["verdict"]) == (1, "settings", "fault")
+    assert "CORRAL_EMBEDDER" in finding["detail"]
+    assert "got 'statik'" in finding["detail"]
 
 
 def test_the_doctor_tells_how_to_reach_redis(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
