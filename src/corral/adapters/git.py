@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 
 from corral.adapters.processes import end_group, start_group
 from corral.errors import GitFailed
+from corral.masking import without_credentials
 
 #: Passed on when set: how to find programs, and how a company's network is left.
 _INHERITED: Final = (
@@ -98,7 +99,6 @@ _LOCAL_PEER: Final = (
 )
 
 _NEVER: Final = re.compile(r"^(?:-|\s)|[\x00-\x1f\x7f]")
-_USERINFO: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@")
 _BRANCH: Final = re.compile(
     r"^(?!.*(?:\.\.|//|@\{|\.lock(?:/|$)))(?!.*/\.)[^\x00-\x20\x7f~^:?*\[\\./-][^\x00-\x20\x7f~^:?*\[\\]*(?<![./])\Z"
 )
@@ -165,7 +165,7 @@ class GitOutput:
 
 def masked_url(url: str) -> str:
     """The address without user and password."""
-    return _USERINFO.sub(r"\1", url)
+    return without_credentials(url, instead="")
 
 
 def is_branch_name(name: str) -> bool:
@@ -514,4 +514,4 @@ def masked(said: str, remote: GitRemote | None) -> str:
     """What git said, without the remote's secret and without users and passwords in addresses."""
     if remote is not None and remote.credential is not None and remote.credential.secret:
         said = said.replace(remote.credential.secret, "***")
-    return _USERINFO.sub(r"\1***@", said)
+    return without_credentials(said)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import pydantic_core
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from corral.errors import ConfigurationError, PayloadInvalid
+from corral.masking import without_credentials
 from corral.queue.job import Job, ThreadJob
 from corral.queue.options import BackoffStrategy, JobOptions
 
@@ -266,11 +266,10 @@ _IN_JSONS_WORDS = {
     "set_type": "input should be a list",
     "tuple_type": "input should be a list",
 }
-_CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s'\"]+@")
 
 
 def _cut(value: Any) -> str:
-    text = _CREDENTIALS.sub(r"\1***@", repr(value))
+    text = without_credentials(repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

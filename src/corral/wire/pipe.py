@@ -96,7 +96,8 @@ class Outage:
         said = str(failure)
         now = time.monotonic()
         if now - self._refusals.get(said, -_TELL_AGAIN_S) >= _TELL_AGAIN_S:
-            self._refusals = {said: now}
+            recent = {other: at for other, at in self._refusals.items() if now - at < _TELL_AGAIN_S}
+            self._refusals = {**recent, said: now}
             level = logging.WARNING if isinstance(failure, StoreUnavailable) else logging.ERROR
             logger.log(level, "%s; trying again until it is mended", said.removesuffix("."))
 
