@@ -149,12 +149,20 @@ class ProjectStore:
             ConfigurationError: The id is taken and ``replace`` is False.
             UnknownProject: One of its submodules is not registered.
         """
-        for submodule in project.submodules:
-            await self.get(submodule)
+        await self.check(project)
         command = "HSET" if replace else "HSETNX"
         added = await self._redis.execute_command(command, self._key, project.id, project.model_dump_json())
         if not added and not replace:
             raise ConfigurationError(f"a project {project.id!r} is registered already; remove it first, or replace it")
+
+    async def check(self, project: Project) -> None:
+        """See that a project can be registered.
+
+        Raises:
+            UnknownProject: One of its submodules is not registered.
+        """
+        for submodule in project.submodules:
+            await self.get(submodule)
 
     async def get(self, project_id: str) -> Project:
         """One project.

@@ -48,6 +48,22 @@ def test_each_model_that_can_be_opened_can_be_set(monkeypatch: pytest.MonkeyPatc
     assert read_settings().model == model
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        *(
+            ("CORRAL_EMBEDDER", one)
+            for one in ("static", "minilm", "minilm:/models/minilm", "openai:text-embedding-3-small")
+        ),
+        *(("CORRAL_EMBEDDER", one) for one in ("voyage:voyage-code-3", "openai-compatible:nomic-embed-code")),
+        *(("CORRAL_INDEX_STORE", one) for one in ("local", "s3://bucket", "s3://bucket/prefix")),
+    ],
+)
+def test_each_form_of_the_documents_can_be_set(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    assert value in {read_settings().embedder, read_settings().index_store}
+
+
 def test_variables_that_are_no_settings_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("CORRAL_DATADIR=/srv\nCORRAL_LEASE=20\nOTHER=1\n")

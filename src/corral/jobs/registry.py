@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from corral.errors import ConfigurationError
+from corral.errors import ConfigurationError, UnknownProject
 from corral.jobs.job_type import JobType
 from corral.queue.definition import JobTypeSpec, PerUser, RateLimit
 from corral.queue.job import Job
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from corral.jobs.codebase_indexing.search import CodeSearch
     from corral.jobs.test_execution.artifacts import ArtifactStore
     from corral.jobs.test_execution.runner import TestRunner
-    from corral.projects import ProjectStore
+    from corral.projects import Project, ProjectStore
     from corral.settings import Settings
     from corral.wire.connection import RedisClient
 
@@ -124,6 +124,25 @@ class Parts:
         from corral.adapters.index.factory import make_index_store  # noqa: PLC0415
 
         return make_index_store(self.settings)
+
+    async def replace_project(self, project: Project) -> None:
+        """Register a project in place of what is registered under its id, if anything is.
+
+        The indexes of another repository go, as nobody should find its code in this project any more: before the
+        project changes, for nobody would know of them after it, and only when it can.
+
+        Raises:
+            UnknownProject: One of its submodules is not registered; nothing has changed.
+            SearchFailed: The index store can't be asked; the project has not changed.
+        """
+        await self.projects.check(project)
+        try:
+            moved = (await self.projects.get(project.id)).repository != project.repository
+        except UnknownProject:
+            moved = False
+        if moved:
+            await self.forget_indexes(project.id)
+        await self.projects.add(project, replace=True)
 
     async def remove_project(self, project_id: str) -> None:
         """Forget a project and its indexes; a worker that is indexing it now removes what it makes.

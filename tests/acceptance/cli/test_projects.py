@@ -79,6 +79,8 @@ def test_another_repository_under_a_projects_id_begins_without_an_index(cli: Cli
     assert cli("project", "add", project, str(repository), "--replace", "--test-command", "true").exit_code == 0
     assert store.branches(project) == [""]
     other = repository.rename(repository.with_name("other"))
+    refused = cli("project", "add", project, str(other), "--replace", "--submodule", "nowhere")
+    assert (refused.exit_code, store.branches(project)) == (3, [""]), "what is refused leaves the index as it was"
     assert cli("project", "add", project, str(other), "--replace").exit_code == 0
     assert store.branches(project) == []
     index()

@@ -7,20 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from corral import Corral
 from corral.adapters.llm.response_cache import ResponseCache
 from corral.errors import ConfigurationError
 from corral.testing import EmbeddedCluster, EmbeddedServer
-
-
-@pytest.fixture
-async def redis(own_server: EmbeddedServer) -> Any:
-    client = Redis.from_url(own_server.url, decode_responses=True)
-    await client.flushdb()
-    yield client
-    await client.aclose()
 
 
 async def connections(redis: Any) -> list[str]:

@@ -9,9 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
-from redis.asyncio import Redis
-
 from corral.testing import EmbeddedServer
 
 PROGRAM = """
@@ -31,14 +28,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@pytest.fixture
-async def redis(own_server: EmbeddedServer) -> Any:
-    client = Redis.from_url(own_server.url, decode_responses=True)
-    await client.flushdb()
-    yield client
-    await client.aclose()
 
 
 async def until(happened: Any) -> None:

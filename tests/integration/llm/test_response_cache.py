@@ -27,14 +27,6 @@ def question(text: str = "Is it?", **options: Any) -> Any:
     return ModelRequest(system="s", messages=(Message(role=Role.USER, text=text),), **options)
 
 
-@pytest.fixture
-async def redis(own_server: EmbeddedServer) -> Any:
-    client = Redis.from_url(own_server.url, decode_responses=True)
-    await client.flushdb()
-    yield client
-    await client.aclose()
-
-
 @pytest.fixture(params=["decoding", "bytes", "pipe"])
 async def store(request: Any, redis: Any, own_server: EmbeddedServer) -> Any:
     """Each kind of client that the cache is used with."""

@@ -11,12 +11,12 @@ import contextlib
 import fcntl
 import logging
 import os
-import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from corral.adapters.index.local_layout import remove_index
 from corral.adapters.index.local_reader import LocalIndexReader
 
 _log = logging.getLogger(__name__)
@@ -169,8 +169,7 @@ def _delete(folder: Path) -> bool:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 return False  # in use, or gone
-        (folder / "CURRENT").unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_index(folder)
     with contextlib.suppress(OSError):  # other branches are there
         folder.parent.rmdir()
     return True

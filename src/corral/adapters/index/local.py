@@ -20,6 +20,7 @@ from corral.adapters.index.local_layout import (
     branch_folder,
     disk_failed,
     generation_name,
+    remove_index,
     safe_name,
 )
 from corral.adapters.index.local_reader import LocalIndexReader
@@ -187,11 +188,11 @@ class LocalIndexStore:
         project = self._root / safe_name(project_id)
         if branch is None:
             for folder in project.glob("*"):
-                _remove(folder)
+                remove_index(folder)
             shutil.rmtree(project, ignore_errors=True)
         elif (folder := self.folder(IndexName(project_id, branch))).is_dir():
             with _lock(folder, timedelta(0)):
-                _remove(folder)
+                remove_index(folder)
 
     def _base(self, name: IndexName, identity: str) -> Path | None:
         own = self._usable(self.folder(name), identity)
@@ -211,11 +212,6 @@ class LocalIndexStore:
         except (OSError, ValueError, KeyError):
             return None  # none yet, or of a layout that this version does not read
         return None
-
-
-def _remove(folder: Path) -> None:
-    (folder / "CURRENT").unlink(missing_ok=True)  # first: nobody opens what is half gone
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_name(folder: Path, name: IndexName) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -156,6 +157,12 @@ def safe_name(name: str) -> str:
 def branch_folder(branch: str) -> str:
     """The folder of a branch's index inside its project's; ``""`` is the default branch."""
     return safe_name(branch) if branch else DEFAULT_BRANCH
+
+
+def remove_index(folder: Path) -> None:
+    """Delete an index, ``CURRENT`` first: nobody opens what is half gone. Its locks are the caller's."""
+    (folder / "CURRENT").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def generation_name(generation: int) -> str:

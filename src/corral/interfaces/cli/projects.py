@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from corral.client import Corral
-from corral.errors import GitFailed, PayloadInvalid, UnknownProject
+from corral.errors import GitFailed, PayloadInvalid
 from corral.interfaces.cli.output import Output
 from corral.interfaces.cli.parameters import JsonOption, ProjectArgument
 from corral.interfaces.cli.rendering import json_block, plain_table
@@ -70,9 +70,10 @@ def add(
         # Before anybody is asked about the address: it may hold a token, and be refused for it.
         found = await _default_branch(corral, output, _checked(given).repository, branch)
         made = _checked({**given, "default_branch": found})
-        if replace and await _points_elsewhere(corral, made):
-            await corral.parts.forget_indexes(made.id)
-        await corral.parts.projects.add(made, replace=replace)
+        if replace:
+            await corral.parts.replace_project(made)
+        else:
+            await corral.parts.projects.add(made)
         output.show(
             made, f"{escape(made.id)}: registered, {escape(made.repository)}, branch {escape(made.default_branch)}"
         )
@@ -85,14 +86,6 @@ def _checked(given: dict[str, Any]) -> Project:
         return Project.model_validate({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise PayloadInvalid(f"The project doesn't fit: {explain(error)}") from None
-
-
-async def _points_elsewhere(corral: Corral, project: Project) -> bool:
-    """Whether another repository is registered under its id, whose code nobody should find in it any more."""
-    try:
-        return (await corral.parts.projects.get(project.id)).repository != project.repository
-    except UnknownProject:
-        return False
 
 
 async def _default_branch(corral: Corral, output: Output, address: str, wanted: str | None) -> str | None:

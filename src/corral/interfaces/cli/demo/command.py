@@ -110,7 +110,7 @@ async def run_demo(
                 default_branch=repository.default_branch,
                 test_command=test_command or repository.test_command,
             )
-            await corral.parts.projects.add(project, replace=True)
+            await corral.parts.replace_project(project)
             say("embedded Valkey" if settings.redis_url is None else "REDIS_URL")
         asked = Pipeline(
             task_id=f"demo-{secrets.token_hex(4)}",
