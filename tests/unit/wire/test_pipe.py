@@ -1,4 +1,4 @@
-"""What a caller of ``Pipe.send`` waits for."""
+"""What a caller of ``Pipe.send`` waits for, and what is told of a server that refuses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import contextvars
 
 import pytest
 
-from corral.wire.pipe import ConnectionLost, _Answer
+from corral.errors import StoreUnavailable
+from corral.wire.pipe import ConnectionLost, Outage, _Answer
 
 told: contextvars.ContextVar[str] = contextvars.ContextVar("told")
 
@@ -106,3 +107,10 @@ async def test_what_the_waiter_raises_stays_in_its_task() -> None:
     await _deliver(answer, 4)
     with pytest.raises(ValueError, match="mine"):
         await task
+
+
+def test_refusals_that_take_turns_are_told_once_each(caplog: pytest.LogCaptureFixture) -> None:
+    outage = Outage()
+    for reason in ("full", "busy", "full", "busy"):
+        outage.refused(StoreUnavailable(f"Redis is {reason}."))
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == ["Redis is full", "Redis is busy"]
