@@ -7,16 +7,19 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from obstore.store import MemoryStore
 from tests.integration.index_store.test_shared import found, publish, row
 
-from corral.adapters.index.bucket import Bucket
+from corral.adapters.index.bucket import Bucket, Held, Unchanged
 from corral.adapters.index.copies import Copies
+from corral.adapters.index.local import LocalIndexStore, LocalIndexWriter
 from corral.adapters.index.port import IndexName
 from corral.adapters.index.shared import SharedIndexStore
 
@@ -132,6 +135,43 @@ def test_a_writer_keeps_its_base(bucket: Bucket, tmp_path: Path) -> None:
         assert writer.known() != {}
         writer.publish(commit="d")
     assert found(store, "word", name) == ["p0.py"]
+
+
+class LateBucket(Bucket):
+    """Whoever asks it which generation is published hears of it only when told to go on."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store, "memory")
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    def read_unless(self, key: str, tag: str | None) -> Held | Unchanged | None:
+        held = super().read_unless(key, tag)
+        self.asked.set()
+        assert self.go_on.wait(30)
+        return held
+
+
+def test_a_writer_never_builds_on_an_older_generation_that_a_slow_reader_lays_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = MemoryStore()
+    bucket, late = Bucket(memory, "memory"), LateBucket(memory)
+    (name,) = published(bucket, tmp_path, 1)
+    store = machine(bucket, tmp_path / "shared")
+    begin = LocalIndexStore.writer
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(machine(late, tmp_path / "shared").current, name)
+        assert late.asked.wait(30)
+        publish(machine(bucket, tmp_path / "elsewhere"), row("second.py", "word"), name=name)
+
+        def after_the_reader(self: LocalIndexStore, *args: Any, **options: Any) -> LocalIndexWriter:
+            late.go_on.set()
+            assert reading.result(30) in {1, 2}
+            return begin(self, *args, **options)
+
+        monkeypatch.setattr(LocalIndexStore, "writer", after_the_reader)
+        publish(store, row("third.py", "word"), name=name)
+    assert found(machine(bucket, tmp_path / "new"), "word", name) == ["p0.py", "second.py", "third.py"]
 
 
 def test_without_any_room_readers_and_writers_are_right_all_the_same(bucket: Bucket, tmp_path: Path) -> None:

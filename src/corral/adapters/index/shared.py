@@ -167,8 +167,9 @@ class SharedIndexStore:
             last = self._refresh(name, wait=True, force=True).last
             if not fresh and self._local.current(name) is None:
                 self._fetch_a_sibling(name)
+            published = last.root if last.published else None
             with self._kept(name):
-                if last.published and self._local.current(name) is None:
+                if published and self._local.current(name) is None:
                     continue  # deleted for want of room just now
                 writer = self._local.writer(
                     name,
@@ -179,15 +180,18 @@ class SharedIndexStore:
                     above=last.root.generation if last.root else 0,
                     sealed=functools.partial(self._publish, name, last),
                 )
-            # The local lock is ours now; did the index move on while we waited for it?
+            # The local lock is ours now. Did the index move on while we waited for it, or did somebody here who had asked
+            # earlier lay down an older generation? What is published since would be lost with that one as the base.
+            begun = False
             try:
-                now = self._bucket.read_unless(_root_key(name), last.tag)
-            except BaseException:
-                writer.__exit__(None, None, None)
-                raise
-            if isinstance(now, Unchanged) or (now is None and last.tag is None):
+                if fresh or self._token_here(name) == (published.token if published else None):
+                    now = self._bucket.read_unless(_root_key(name), last.tag)
+                    begun = isinstance(now, Unchanged) or (now is None and last.tag is None)
+            finally:
+                if not begun:
+                    writer.__exit__(None, None, None)
+            if begun:
                 return writer
-            writer.__exit__(None, None, None)
         raise _busy("other machines publish this index again and again")
 
     def branches(self, project_id: str) -> list[str]:
