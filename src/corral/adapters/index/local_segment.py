@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from corral.adapters.index.local_columns import Strings, StringsWriter, load_columns, numbers, save_columns
+from corral.adapters.index.local_lines import Lines
 from corral.adapters.index.local_text import (
     PackWriter,
     TextCodec,
@@ -317,11 +318,12 @@ class Segment:
 
     def place_of_chunk(self, uid: int) -> tuple[int, int] | None:
         """Rows of a chunk and of its file; None when it isn't here."""
+        if self._gapless:
+            row = uid - self._first_uid
+            return (row, self._file_of_chunk[row]) if 0 <= row < len(self.uids) else None
         uids = self._chunk_numbers["uid"]
-        row = uid - self._first_uid if self._gapless else bisect_left(uids, uid)
-        if 0 <= row < len(uids) and uids[row] == uid:
-            return row, self._file_of_chunk[row]
-        return None
+        row = bisect_left(uids, uid)
+        return (row, self._file_of_chunk[row]) if row < len(uids) and uids[row] == uid else None
 
     def rows_of_chunks(self, uids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Which of some chunks are here, and the rows of those."""
@@ -389,23 +391,20 @@ class Segment:
             fields={},
         )
 
-    def chunk_lines(self, row: int) -> tuple[int, int]:
-        """A chunk's first and last line; both belong to it."""
-        return self._chunk_numbers["start"][row], self._chunk_numbers["end"][row]
-
-    def stored_chunk(self, row: int, file_row: int, text: str) -> StoredChunk:
-        """A chunk of a file, with its text."""
+    def stored_chunk(self, row: int, file_row: int, lines: Lines) -> StoredChunk:
+        """A chunk of a file, whose lines are given, with its text."""
         columns = self._chunk_numbers
+        start, end = columns["start"][row], columns["end"][row]
         return StoredChunk(
             columns["uid"][row],
             self.path(file_row),
             self.language(file_row),
-            columns["start"][row],
-            columns["end"][row],
+            start,
+            end,
             self._symbol_of_chunk(row),
             self.kinds[columns["kind"][row]],
             bool(columns["defines"][row]),
-            text,
+            lines.between(start, end),
         )
 
     def _symbol_of_chunk(self, row: int) -> str:
@@ -531,8 +530,9 @@ def _find(sorted_ids: NDArray[Any], wanted: NDArray[np.int64]) -> tuple[NDArray[
         return np.zeros(len(wanted), dtype=np.bool_), np.zeros(0, dtype=np.int64)
     first, last = int(sorted_ids[0]), int(sorted_ids[-1])
     if last - first + 1 == count:
-        inside = (wanted >= first) & (wanted <= last)
-        return inside, wanted[inside] - first
+        offsets = wanted - first
+        inside: NDArray[np.bool_] = offsets.view(np.uint64) < count  # below 0 is beyond all
+        return inside, offsets if inside.all() else offsets[inside]
     rows = np.minimum(np.searchsorted(sorted_ids, wanted), count - 1)
     inside = sorted_ids[rows] == wanted
     return inside, rows[inside]

@@ -180,8 +180,8 @@ class SharedIndexStore:
                     above=last.root.generation if last.root else 0,
                     sealed=functools.partial(self._publish, name, last),
                 )
-            # The local lock is ours now. Did the index move on while we waited for it, or did somebody here who had asked
-            # earlier lay down an older generation? What is published since would be lost with that one as the base.
+            # The local lock is ours now. Did the index move on while we waited for it, or did somebody here who had
+            # asked earlier lay down an older generation? All that is newer would be missing from what we publish.
             begun = False
             try:
                 if fresh or self._token_here(name) == (published.token if published else None):

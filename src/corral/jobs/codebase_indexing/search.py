@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -44,7 +44,7 @@ _SYMBOL_LABEL_TOKENS = 16
 """Of a definition in a list: its lines, and what the fields are called."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, which makes it thrice as dear: a search makes many
 class SearchHit:
     """One piece of code that answers a question; lines count from 1, both ends belong to it."""
 
@@ -285,25 +285,24 @@ class CodeSearch:
             return []
         weight = embedder.fusion_weight if embedder is not None else 0.0
         ranked = rank(question, found, self._stems(opened, found.files.tolist()), weight, self._weights)
-        index_of = {int(found.uids[index]): index for index in ranked.order[:limit]}
+        best = ranked.order[:limit]
+        index_of = dict(zip(found.uids[best].tolist(), best.tolist(), strict=True))
         hits = []
         for chunk in named_as_asked(reader, question, filters, reader.chunks(list(index_of))):
             index = index_of[chunk.uid]
             similarity = 0.0 if found.similarities is None else float(found.similarities[index])
             reason = why(question, chunk, found.held[index].tolist(), similarity)
-            hits.append(_hit(chunk, ranked.scores[index], reason))
+            hits.append(_hit(chunk, float(ranked.scores[index]), reason))
         return hits
 
     @staticmethod
-    def _stems(opened: _Open, files: Sequence[int]) -> list[frozenset[str]]:
-        """The words of each file's stem; those of files that are met for the first time are kept."""
-        stems = opened.stems
-        try:
-            return [stems[file] for file in files]
-        except KeyError:
-            paths = opened.reader.paths(list({file for file in files if file not in stems}))
-            stems.update((file, stem_words(path)) for file, path in paths.items())
-            return [stems[file] for file in files]
+    def _stems(opened: _Open, files: Sequence[int]) -> Mapping[int, frozenset[str]]:
+        """The words of files' stems, of these files at least; those that are met for the first time are kept."""
+        new = set(files).difference(opened.stems)
+        if new:
+            paths = opened.reader.paths(list(new))
+            opened.stems.update((file, stem_words(path)) for file, path in paths.items())
+        return opened.stems
 
     # --- around a file
 

@@ -78,8 +78,9 @@ def order_of(
         held=everything if held is None else np.array(held),
         similarities=None if similarities is None else np.array(similarities, dtype=np.float32),
     )
-    of_each = [(stems or {}).get(file, frozenset()) for file in found.files.tolist()]
-    return rank(question, told, of_each, 0.5).order
+    of_each = {file: (stems or {}).get(file, frozenset()) for file in found.files.tolist()}
+    order: list[int] = rank(question, told, of_each, 0.5).order.tolist()
+    return order
 
 
 def test_a_prior_can_turn_the_order() -> None:
@@ -171,12 +172,11 @@ def test_scores_are_those_of_a_plain_computation(seed: int) -> None:
         similarities=random.uniform(0.01, 1, count).astype(np.float32),
     )
     vocabulary = ["retri", "retry", "backoff", "client", "network"]
-    of_file = [frozenset(random.choice(vocabulary, random.integers(0, 3)).tolist()) for _ in range(count)]
-    stems = [of_file[file] for file in found.files.tolist()]
-    ranked = rank(understood(query), found, stems, 0.5)
-    expected = plainly(query, found, stems)
-    assert ranked.scores == pytest.approx(expected, rel=1e-4)
-    assert ranked.order == sorted(range(count), key=lambda index: -ranked.scores[index])
+    of_file = {file: frozenset(random.choice(vocabulary, random.integers(0, 3)).tolist()) for file in range(count)}
+    ranked = rank(understood(query), found, of_file, 0.5)
+    expected = plainly(query, found, [of_file[file] for file in found.files.tolist()])
+    assert ranked.scores.tolist() == pytest.approx(expected, rel=1e-4)
+    assert ranked.order.tolist() == sorted(range(count), key=lambda index: -ranked.scores[index])
 
 
 def chunk(symbol: str, path: str, text: str) -> StoredChunk:
