@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from corral.adapters.words import is_identifier, split_identifier, stem, words_of
@@ -218,6 +219,40 @@ def terms(question: Question, weights: Weights = WEIGHTS) -> dict[str, list[tupl
     return found
 
 
+class Stems:
+    """The words of the stems of an index's files, both ways; filled as files are met. Threads may share it.
+
+    Args:
+        paths: Gives each of some files its path.
+    """
+
+    def __init__(self, paths: Callable[[Sequence[int]], Mapping[int, str]]) -> None:
+        self._paths = paths
+        self._words: dict[int, frozenset[str]] = {}
+        self._files: dict[str, set[int]] = {}
+
+    def named(self, asked: Iterable[str], files: Iterable[int]) -> dict[int, float]:
+        """Which part of its file's stem is among some words, for those of some files for which any is."""
+        among = set(files)
+        self._meet(among.difference(self._words))
+        found: dict[int, int] = {}
+        for word in asked:
+            so_called = self._files.get(word)
+            if so_called:
+                for file in among & so_called:
+                    found[file] = found.get(file, 0) + 1
+        return {file: count / len(self._words[file]) for file, count in found.items()}
+
+    def _meet(self, new: set[int]) -> None:
+        if not new:
+            return
+        for file, path in self._paths(list(new)).items():
+            words = stem_words(path)
+            for word in words:
+                self._files.setdefault(word, set()).add(file)
+            self._words[file] = words  # last: who sees it here finds it there
+
+
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """Chunks in their final order.
@@ -234,7 +269,7 @@ class Ranked:
 def rank(
     question: Question,
     candidates: Candidates,
-    stems: Mapping[int, frozenset[str]],
+    stems: Stems,
     fusion_weight: float,
     weights: Weights = WEIGHTS,
 ) -> Ranked:
@@ -245,7 +280,7 @@ def rank(
     Args:
         question: What was asked.
         candidates: What was found by its words, told of each of ``question.words``.
-        stems: The words of the stem of each of their files.
+        stems: What their files are called.
         fusion_weight: The embedder's.
         weights: What counts how much.
     """
@@ -292,26 +327,11 @@ def _covered(question: Question, held: NDArray[np.bool_], coverage: float) -> ND
     return factors
 
 
-def _named(question: Question, stems: Sequence[frozenset[str]]) -> NDArray[np.float32] | None:
-    """Which part of each file's stem the question names, (n,); None when it names none of them."""
-    import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
-
-    asked = {word for word, weight in question.words if weight >= 1}
-    apart = [*map(asked.isdisjoint, stems)]
-    if all(apart):
-        return None
-    shares = np.zeros(len(stems), dtype=np.float32)
-    for place, none in enumerate(apart):
-        if not none:
-            shares[place] = len(stems[place] & asked) / len(stems[place])
-    return shares
-
-
 def _together(
     question: Question,
     files: NDArray[np.int64],
     scores: NDArray[np.float32],
-    stems: Mapping[int, frozenset[str]],
+    stems: Stems,
     weights: Weights,
 ) -> NDArray[np.float64]:
     """New scores of chunks, (n,), by the files that they are in.
@@ -331,16 +351,29 @@ def _together(
     places = np.arange(count)
     places -= starts.take(file_of)
     own = scores.take(order)
-    shares = _named(question, [*map(stems.__getitem__, sorted_files.take(starts).tolist())])
-    if shares is not None:
+    asked = [word for word, weight in question.words if weight >= 1]
+    different = sorted_files.take(starts).tolist()
+    named = stems.named(asked, different)
+    if named:
+        shares = np.fromiter(map(named.get, different, repeat(0.0)), np.float32, len(different))
         own *= 1 + np.float32(weights.stem_match) * shares.take(file_of)
-    faded = own * weights.repeat ** places.astype(np.float64)
-    for place, weight in enumerate(weights.company, start=1):
-        at = (places == place).nonzero()[0]
-        faded[at - place] += weight * own[at].astype(np.float64)
+    fades, company = _by_place(weights.repeat, weights.company)
+    faded = own * fades.take(places, mode="clip")
+    faded[starts] += np.add.reduceat(own * company.take(places, mode="clip"), starts)
     final = np.empty_like(faded)
     final[order] = faded
     return final
+
+
+@lru_cache(maxsize=64)
+def _by_place(repeat_weight: float, company: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For a file's best chunk and the next ones: what is left of its own score, and what it adds to the best one's."""
+    import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
+
+    fades = repeat_weight ** np.arange(100.0)
+    added = np.zeros(len(fades))
+    added[1 : 1 + len(company)] = company
+    return fades, added
 
 
 def stem_words(path: str) -> frozenset[str]:

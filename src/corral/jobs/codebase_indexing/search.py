@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -26,9 +26,9 @@ from corral.jobs.codebase_indexing.naming import definitions_of, named_as_asked,
 from corral.jobs.codebase_indexing.ranking import (
     CANDIDATES,
     WEIGHTS,
+    Stems,
     Weights,
     rank,
-    stem_words,
     terms,
     understood,
     why,
@@ -99,7 +99,7 @@ class _Paths:
 class _Open:
     reader: IndexReader
     generation: int
-    stems: dict[int, frozenset[str]]
+    stems: Stems
     users: int = 0
     stale: bool = False
     #: Made when a file's neighbourhood is asked for the first time.
@@ -243,7 +243,7 @@ class CodeSearch:
         reader = self._store.open(name)
         if reader is None:
             return None
-        fresh = _Open(reader, reader.state.generation, {}, users=1)
+        fresh = _Open(reader, reader.state.generation, Stems(reader.paths), users=1)
         with self._lock:
             self._retire(self._open.pop(name, None))
             self._open[name] = fresh
@@ -284,7 +284,7 @@ class CodeSearch:
         if not len(found.uids):
             return []
         weight = embedder.fusion_weight if embedder is not None else 0.0
-        ranked = rank(question, found, self._stems(opened, found.files.tolist()), weight, self._weights)
+        ranked = rank(question, found, opened.stems, weight, self._weights)
         best = ranked.order[:limit]
         index_of = dict(zip(found.uids[best].tolist(), best.tolist(), strict=True))
         hits = []
@@ -294,15 +294,6 @@ class CodeSearch:
             reason = why(question, chunk, found.held[index].tolist(), similarity)
             hits.append(_hit(chunk, float(ranked.scores[index]), reason))
         return hits
-
-    @staticmethod
-    def _stems(opened: _Open, files: Sequence[int]) -> Mapping[int, frozenset[str]]:
-        """The words of files' stems, of these files at least; those that are met for the first time are kept."""
-        new = set(files).difference(opened.stems)
-        if new:
-            paths = opened.reader.paths(list(new))
-            opened.stems.update((file, stem_words(path)) for file, path in paths.items())
-        return opened.stems
 
     # --- around a file
 
