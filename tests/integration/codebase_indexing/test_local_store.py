@@ -46,7 +46,7 @@ def paths_with(store: LocalIndexStore, word: str) -> list[str]:
         ("local_writer.LocalIndexWriter._publish", False),
         ("local_words.WordsWriter._bring_back", False),
         ("local_writer.LocalIndexWriter._close_segment", False),
-        ("local_segment.save_columns", False),
+        ("local_segment_writer.save_columns", False),
         ("local_writer.sizes_of", False),
         ("local_writer.replace_text", False),
         ("local_words.WordsWriter.close", True),
@@ -99,11 +99,11 @@ def test_a_build_may_be_killed_while_it_spills(tmp_path: Path, segment: int, wro
         import os, signal, sys
         from pathlib import Path
         sys.path.insert(0, {str(Path(__file__).parents[3])!r})
-        from corral.adapters.index import local_segment, local_writer
+        from corral.adapters.index import local_segment_writer, local_writer
         from corral.adapters.index.local import LocalIndexStore
         from tests.integration.codebase_indexing.test_local_store import write_many
         local_writer._SEGMENT_CHUNKS = 3
-        save, left = local_segment.save_columns, [{segment}]
+        save, left = local_segment_writer.save_columns, [{segment}]
         def killed(path, columns, meta):
             left[0] -= 1
             if left[0] and not {wrote}:
@@ -113,7 +113,7 @@ def test_a_build_may_be_killed_while_it_spills(tmp_path: Path, segment: int, wro
                 if not {wrote}:
                     os.truncate(path, path.stat().st_size // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
-        local_segment.save_columns = killed
+        local_segment_writer.save_columns = killed
         write_many(LocalIndexStore(Path({str(tmp_path)!r})), 14)
         """
     )

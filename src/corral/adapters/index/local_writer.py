@@ -17,7 +17,8 @@ import tantivy
 from corral.adapters.index.local_layout import Manifest, disk_failed, generation_name, sizes_of
 from corral.adapters.index.local_merge import merged, too_many
 from corral.adapters.index.local_reader import LocalIndexReader, Part
-from corral.adapters.index.local_segment import SegmentWriter, open_segment
+from corral.adapters.index.local_segment import open_segment
+from corral.adapters.index.local_segment_writer import SegmentWriter
 from corral.adapters.index.local_text import TextCodec
 from corral.adapters.index.local_words import WordsWriter
 from corral.adapters.index.port import FileRow, IndexState, Reusable
