@@ -107,8 +107,8 @@ class Bucket:
         """Store objects, several at a time; each content is made when its turn comes, so that few are in memory."""
 
         def put(item: tuple[str, Callable[[], bytes]]) -> None:
-            key, content = item
-            self._done("write", lambda: obstore.put(self._store, key, content(), use_multipart=False))
+            key, made = item[0], item[1]()  # a file that can't be read is no fault of the store's
+            self._done("write", lambda: obstore.put(self._store, key, made, use_multipart=False))
 
         for _ in self._threads.map(put, objects):
             pass
