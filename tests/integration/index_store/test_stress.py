@@ -1,6 +1,6 @@
-"""Shared indexes under everything at once; ``CORRAL_STRESS_SEED`` repeats a run, ``CORRAL_STRESS_ROUNDS`` makes more.
+"""Shared indexes under everything at once; ``INDEX_STRESS_SEED`` repeats a run, ``INDEX_STRESS_ROUNDS`` makes more.
 
-CORRAL_STRESS_ROUNDS=200 python -m pytest tests/integration/index_store/test_stress.py
+INDEX_STRESS_ROUNDS=200 python -m pytest tests/integration/index_store/test_stress.py
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from corral.adapters.index.shared import SharedIndexStore
 from corral.adapters.index.shared_layout import Root
 
 _ROOM = 1 << 40
-_FIRST_SEED = int(os.environ.get("CORRAL_STRESS_SEED", "5"))
-SEEDS = range(_FIRST_SEED, _FIRST_SEED + int(os.environ.get("CORRAL_STRESS_ROUNDS", "1")))
+_FIRST_SEED = int(os.environ.get("INDEX_STRESS_SEED", "5"))
+SEEDS = range(_FIRST_SEED, _FIRST_SEED + int(os.environ.get("INDEX_STRESS_ROUNDS", "1")))
 
 
 def crew(seed: int, turns: int) -> list[Worker]:
@@ -65,8 +65,8 @@ def check_what_is_left(place: Place, bucket: Bucket) -> None:
         assert reader is not None
         assert logged(place, name).keys() <= reader.files().keys()
         reader.close()
-        for folder in range(3):
-            again = SharedIndexStore(bucket, place.folder / f"machine-{folder}", refresh=timedelta(0))
+        for number in range(3):
+            again = SharedIndexStore(bucket, place.folder / f"machine-{number}", refresh=timedelta(0))
             with again.writer(name, identity="one", embedder="none", dimension=4) as writer:
                 writer.publish(commit=str(len(writer.known())))
         folders = [path.parent for path in place.folder.glob(f"machine-*/stress/{name.branch or '@default'}/CURRENT")]
