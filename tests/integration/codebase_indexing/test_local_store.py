@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +292,20 @@ def test_who_has_a_removed_index_open_never_takes_another_one_for_it(tmp_path: P
     assert search.search_now("shop", "alpha") == []
     assert [hit.path for hit in search.search_now("shop", "beta")] == ["new.py"]
     search.close()
+
+
+def test_a_writer_that_ends_badly_lets_go_of_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalIndexStore(tmp_path, lock_timeout=timedelta(0))
+    write(store, "old.py", "alpha")
+
+    def fail(self: local_words.WordsWriter) -> None:
+        raise RuntimeError("no room in memory")
+
+    writer = store.writer(NAME, identity="one", embedder="test", dimension=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(local_words.WordsWriter, "close", fail)
+        with pytest.raises(RuntimeError, match="no room"):
+            writer.__exit__(None, None, None)
+    assert generations(tmp_path) == ["g-00000001"]
+    write(store, "new.py", "alpha")
+    assert sorted(paths_with(store, "alpha")) == ["new.py", "old.py"]

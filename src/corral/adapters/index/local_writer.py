@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -280,14 +281,15 @@ class LocalIndexWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._words.close()
-        if not self._published:
-            if self._segment is not None:
-                self._segment.close()
-            shutil.rmtree(self._new, ignore_errors=True)
-        if self._base_reader:
-            self._base_reader.close()
-        self._lock.close()
+        with contextlib.ExitStack() as ending:  # whatever fails on the way, the lock is let go
+            ending.callback(self._lock.close)
+            if self._base_reader:
+                ending.callback(self._base_reader.close)
+            if not self._published:
+                ending.callback(shutil.rmtree, self._new, ignore_errors=True)
+                if self._segment is not None:
+                    ending.callback(self._segment.close)
+            self._words.close()
 
 
 def _by_count(counted: Counter[str]) -> dict[str, int]:

@@ -179,27 +179,23 @@ class SharedIndexStore:
         if not self._checked:
             self._bucket.check()
             self._checked = True
-        with contextlib.ExitStack() as kept:
-            if not fresh and self._ask(name).published is None:
-                self._have_a_sibling(name, kept)
-            # What is published is asked for under the lock: nothing that others here fetch or publish can come between.
-            lock = self._local.lock(name)
-            begun = False
-            try:
+        with contextlib.ExitStack() as undo:
+            with contextlib.ExitStack() as kept:
+                if not fresh and self._ask(name).published is None:
+                    self._have_a_sibling(name, kept)
+                # What is published is asked for under the lock: nothing that others here do can come between.
+                lock = undo.enter_context(self._local.lock(name))
                 begin = functools.partial(
                     self._begin, name, lock, identity=identity, embedder=embedder, dimension=dimension, fresh=fresh
                 )
                 try:
-                    writer = begin(whole=True)
+                    writer = undo.enter_context(begin(whole=True))
                 except DamagedBase as error:
                     _log.warning("the copy of the index of %r is fetched again: %s", name.project_id, error)
                     lock.clear()
-                    writer = begin(whole=False)
-                begun = True
-                return writer
-            finally:
-                if not begun:
-                    lock.close()
+                    writer = undo.enter_context(begin(whole=False))
+            undo.pop_all()  # from here on it is the caller's
+            return writer
 
     def _begin(self, name: IndexName, lock: IndexLock, *, fresh: bool, whole: bool, **made: Any) -> LocalIndexWriter:
         last = self._known_or_fetched(name, lock, fresh=fresh)
