@@ -4,7 +4,8 @@ What is checked of each generation that anybody opens:
 
 - it is whole: every file that it counts is found, and as many were added as its commit says;
 - whatever was published with a lower number is in it, whoever published it and on which machine;
-- its number is not lower than that of the generation that the same reader opened before.
+- its number is not lower than that of the generation that the same reader opened before;
+- nothing is in it that was published before a removal that had ended before.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from corral.adapters.index.shared import SharedIndexStore
 from corral.errors import SearchFailed
 
 NAMES: Final = (IndexName("stress"), IndexName("stress", "branch"))
+REMOVED: Final = IndexName("removed")
+"""An index that is removed now and then."""
 _STEPS: Final = (
     (Bucket, ("read_unless", "write", "copy", "fetch", "swap", "keys", "delete")),
     (IndexLock, ("publish", "write", "sweep", "clear", "remove")),
@@ -38,6 +41,7 @@ _STEPS: Final = (
 _EXPECTED: Final = {"index_busy", "index_removed"}
 _STEPS_TO_DEATH: Final = 220
 _LOST_ANSWERS: Final = 0.08
+_REMOVALS: Final = 0.4
 _NAPS: Final = 0.05
 _NAP_S: Final = 0.02
 
@@ -51,7 +55,8 @@ class Place:
     """Where the workers meet.
 
     Attributes:
-        log: A line for each publication that was answered: its branch, number and path.
+        log: A line for each publication that was answered: its index, number and path; and one for each removal: the
+            paths that were published before.
         address: Of the bucket, with ``endpoint``; both empty where workers are threads and share one in memory.
         folder: Of the machines' copies.
     """
@@ -171,11 +176,13 @@ def work(place: Place, worker: Worker, bucket: Bucket, end: Callable[[], None]) 
     )
     store._checked = True  # the probe is not what is tried here
     _own.fate = _Fate(dice, end, mortal=worker.mortal)
-    highest = dict.fromkeys(NAMES, 0)
+    highest = dict.fromkeys([*NAMES, REMOVED], 0)
     try:
         for turn in range(worker.turns):
-            name = dice.choice(NAMES)
-            if worker.writes:
+            name = dice.choice(list(highest))
+            if worker.writes and name == REMOVED and dice.random() < _REMOVALS:
+                _remove(place, store)
+            elif worker.writes:
                 _write(place, store, name, f"w{worker.number}-{turn}.py", fresh=dice.random() < 0.1)
             else:
                 highest[name] = look(place, store, name, at_least=highest[name])
@@ -204,10 +211,30 @@ def _write(place: Place, store: SharedIndexStore, name: IndexName, path: str, *,
             if error.reason not in _EXPECTED:
                 raise
             continue
-        line = f"{name.branch or '@'} {state.generation} {path}\n".encode()
-        with place.log.open("ab", buffering=0) as log:
-            log.write(line)
+        _log(place, f"{_shown(name)} {state.generation} {path}")
         return
+
+
+def _remove(place: Place, store: SharedIndexStore) -> None:
+    before = logged(place, REMOVED)
+    while True:
+        try:
+            store.remove(REMOVED.project_id)
+        except SearchFailed as error:
+            if error.reason not in _EXPECTED:
+                raise
+            continue
+        _log(place, f"- 0 {' '.join(before)}")
+        return
+
+
+def _log(place: Place, line: str) -> None:
+    with place.log.open("ab", buffering=0) as log:
+        log.write(f"{line}\n".encode())
+
+
+def _shown(name: IndexName) -> str:
+    return f"{name.project_id}/{name.branch}"
 
 
 def _row(path: str) -> FileRow:
@@ -217,7 +244,7 @@ def _row(path: str) -> FileRow:
 
 def look(place: Place, store: SharedIndexStore, name: IndexName, *, at_least: int) -> int:
     """Open the index and check it; returns its number, 0 when there is none yet."""
-    before = logged(place, name)
+    before, gone = logged(place, name), removed(place)
     try:
         reader = store.open(name)
     except SearchFailed as error:
@@ -225,29 +252,36 @@ def look(place: Place, store: SharedIndexStore, name: IndexName, *, at_least: in
             raise
         return at_least
     if reader is None:
-        assert not before, f"{name} was published, and is not there"
-        assert not at_least, f"{name} was there, and is not any more"
-        return 0
+        assert name == REMOVED or not before, f"{name} was published, and is not there"
+        assert name == REMOVED or not at_least, f"{name} was there, and is not any more"
+        return at_least
     try:
-        return _checked(reader, name, before, at_least)
+        state, files = reader.state, set(reader.files())
+        assert _found(reader) == sorted(files), "half an index"
+        assert state.files == len(files) == int(state.commit), "another generation than was published"
+        assert state.generation >= at_least, f"{name} went back from {at_least} to {state.generation}"
+        assert not files & gone, f"generation {state.generation} holds what was removed"
+        lost = {path for path, number in before.items() if number <= state.generation} - files
+        assert name == REMOVED or not lost, f"generation {state.generation} of {name} lost {sorted(lost)}"
+        return state.generation
     finally:
         reader.close()
 
 
-def _checked(reader: LocalIndexReader, name: IndexName, before: dict[str, int], at_least: int) -> int:
-    state = reader.state
-    files = set(reader.files())
-    hits = reader.candidates(LexicalQuery({"body": [("word", 1.0)]}), len(files) + 9)
-    assert sorted(chunk.path for chunk in reader.chunks(hits.uids.tolist())) == sorted(files), "half an index"
-    assert state.files == len(files) == int(state.commit), "another generation than was published"
-    lost = {path for path, number in before.items() if number <= state.generation} - files
-    assert not lost, f"generation {state.generation} of {name} lost {sorted(lost)}"
-    assert state.generation >= at_least, f"{name} went back from {at_least} to {state.generation}"
-    return state.generation
+def _found(reader: LocalIndexReader) -> list[str]:
+    hits = reader.candidates(LexicalQuery({"body": [("word", 1.0)]}), 10_000)
+    return sorted(chunk.path for chunk in reader.chunks(hits.uids.tolist()))
+
+
+def _lines(place: Place) -> list[list[str]]:
+    return [line.split() for line in place.log.read_text().splitlines()] if place.log.exists() else []
 
 
 def logged(place: Place, name: IndexName) -> dict[str, int]:
     """Every path whose publication was answered, and the number of its generation."""
-    lines = place.log.read_text().splitlines() if place.log.exists() else []
-    parts = [line.split() for line in lines]
-    return {path: int(number) for branch, number, path in parts if branch == (name.branch or "@")}
+    return {line[2]: int(line[1]) for line in _lines(place) if line[0] == _shown(name)}
+
+
+def removed(place: Place) -> set[str]:
+    """Every path that was published before a removal that has ended."""
+    return {path for line in _lines(place) if line[0] == "-" for path in line[2:]}

@@ -20,6 +20,7 @@ import pytest
 from obstore.store import MemoryStore
 from tests.support.index_stress import (
     NAMES,
+    REMOVED,
     Place,
     Worker,
     endanger,
@@ -65,25 +66,22 @@ def check_what_is_left(place: Place, bucket: Bucket) -> None:
         assert reader is not None
         assert logged(place, name).keys() <= reader.files().keys()
         reader.close()
+    for name in (*NAMES, REMOVED):
+        home = f"{name.project_id}/{name.branch or '@default'}"
         for number in range(3):
             again = SharedIndexStore(bucket, place.folder / f"machine-{number}", refresh=timedelta(0))
             with again.writer(name, identity="one", embedder="none", dimension=4) as writer:
                 writer.publish(commit=str(len(writer.known())))
-        folders = [path.parent for path in place.folder.glob(f"machine-*/stress/{name.branch or '@default'}/CURRENT")]
-        assert len(folders) == 3
-        for folder in folders:
-            left = sorted(path.name[:2] for path in folder.iterdir() if path.is_dir())
+            left = [path.name[:2] for path in (place.folder / f"machine-{number}" / home).iterdir() if path.is_dir()]
             assert set(left) == {"g-"}, left
             assert len(left) <= 2, left
-    for name in NAMES:
-        home = f"stress/{name.branch or '@default'}"
         held = bucket.read(f"{home}/current.json")
         assert held is not None
-        used = Root.load(held.content).keys()
+        root = Root.load(held.content)
         kept = {key.rpartition("/o/")[2] for key in bucket.keys(f"{home}/o")}
-        assert used <= kept
-        numbers = {int(key[:8]) for key in kept - used}
-        assert all(number < Root.load(held.content).generation for number in numbers), "only of the generation before"
+        assert root.keys() <= kept
+        unused = {int(key.partition("-")[0]) for key in kept - root.keys()}
+        assert all(number < root.generation for number in unused), "only of the generation before"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
