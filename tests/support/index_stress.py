@@ -44,6 +44,7 @@ _LOST_ANSWERS: Final = 0.08
 _REMOVALS: Final = 0.4
 _NAPS: Final = 0.05
 _NAP_S: Final = 0.02
+_TIMEOUT_S: Final = 0.3
 
 
 class Killed(BaseException):
@@ -78,6 +79,7 @@ class Worker:
         room: Bytes for its machine's copies.
         writes: Whether it publishes; else it reads.
         mortal: Whether it dies at a random step.
+        refresh_s: How old what it knows may be.
         seed: Of all its dice.
     """
 
@@ -88,6 +90,7 @@ class Worker:
     writes: bool
     mortal: bool
     seed: int
+    refresh_s: float = 0.0
 
 
 class _Fate:
@@ -103,7 +106,17 @@ class _Fate:
         if self._left == 0:
             self._end()
         if self.dice.random() < _NAPS:
-            time.sleep(self.dice.random() * _NAP_S)  # others overtake it
+            self.nap(_NAP_S)
+
+    def nap(self, most_s: float) -> None:
+        """Have others overtake it."""
+        time.sleep(self.dice.random() * most_s)
+
+    def loses_answer(self) -> bool:
+        if self.dice.random() >= _LOST_ANSWERS:
+            return False
+        self.nap(_TIMEOUT_S)  # it is waited for
+        return True
 
 
 _own = threading.local()
@@ -122,7 +135,7 @@ def _stepping(really: Callable[..., Any]) -> Callable[..., Any]:
         _step()
         done = really(*args, **options)
         fate = _step()
-        if fate is not None and really.__name__ == "swap" and fate.dice.random() < _LOST_ANSWERS:
+        if fate is not None and really.__name__ == "swap" and fate.loses_answer():
             raise SwapRefused
         return done
 
@@ -171,7 +184,7 @@ def work(place: Place, worker: Worker, bucket: Bucket, end: Callable[[], None]) 
         bucket,
         place.folder / f"machine-{worker.machine}",
         copies_bytes=worker.room,
-        refresh=timedelta(0),
+        refresh=timedelta(seconds=worker.refresh_s),
         lock_timeout=timedelta(seconds=60),
     )
     store._checked = True  # the probe is not what is tried here
@@ -185,7 +198,8 @@ def work(place: Place, worker: Worker, bucket: Bucket, end: Callable[[], None]) 
             elif worker.writes:
                 _write(place, store, name, f"w{worker.number}-{turn}.py", fresh=dice.random() < 0.1)
             else:
-                highest[name] = look(place, store, name, at_least=highest[name])
+                gone = set[str]() if worker.refresh_s else removed(place)
+                highest[name] = look(place, store, name, at_least=highest[name], gone=gone)
     finally:
         _own.fate = None
 
@@ -242,9 +256,9 @@ def _row(path: str) -> FileRow:
     return FileRow(path, f"blob-{path}", "python", 1, "word " * 50, 1.0, [chunk])
 
 
-def look(place: Place, store: SharedIndexStore, name: IndexName, *, at_least: int) -> int:
+def look(place: Place, store: SharedIndexStore, name: IndexName, *, at_least: int, gone: set[str]) -> int:
     """Open the index and check it; returns its number, 0 when there is none yet."""
-    before, gone = logged(place, name), removed(place)
+    before = logged(place, name)
     try:
         reader = store.open(name)
     except SearchFailed as error:

@@ -12,6 +12,7 @@ import signal
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -42,26 +43,33 @@ SEEDS = range(_FIRST_SEED, _FIRST_SEED + int(os.environ.get("INDEX_STRESS_ROUNDS
 
 def crew(seed: int, turns: int) -> list[Worker]:
     """Three machines: one with room, one with none at all, one with a lone writer."""
-    shape = [(0, True, _ROOM), (0, True, _ROOM), (0, False, _ROOM), (1, True, 1), (1, False, 1), (2, True, _ROOM)]
+    shape = [(0, True, _ROOM, 0.0), (0, True, _ROOM, 0.0), (0, False, _ROOM, 0.03), (0, False, _ROOM, 0.0)]
+    shape += [(1, True, 1, 0.0), (1, False, 1, 0.0), (2, True, _ROOM, 0.0)]
     return [
-        Worker(number, machine, turns if writes else 3 * turns, room, writes, mortal=writes, seed=seed * 1000 + number)
-        for number, (machine, writes, room) in enumerate(shape)
+        Worker(
+            number,
+            machine,
+            turns if writes else 3 * turns,
+            room,
+            writes,
+            mortal=writes,
+            seed=seed * 1000 + number,
+            refresh_s=refresh_s,
+        )
+        for number, (machine, writes, room, refresh_s) in enumerate(shape)
     ]
 
 
 def next_of(worker: Worker, number: int) -> Worker:
-    """Takes the place of one that died; after two deaths there is an end of it."""
-    mortal = worker.mortal and number < 20
-    return Worker(
-        number, worker.machine, worker.turns, worker.room, worker.writes, mortal=mortal, seed=worker.seed + 100
-    )
+    """Takes the place of one that died; after so many deaths there is an end of it."""
+    return replace(worker, number=number, mortal=worker.mortal and number < 20, seed=worker.seed + 100)
 
 
 def check_what_is_left(place: Place, bucket: Bucket) -> None:
     """Nothing was lost, nothing lies about once somebody has published again in peace."""
     for name in NAMES:
         machine = SharedIndexStore(bucket, place.folder / "new", refresh=timedelta(0))
-        look(place, machine, name, at_least=1)
+        look(place, machine, name, at_least=1, gone=set())
         reader = machine.open(name)
         assert reader is not None
         assert logged(place, name).keys() <= reader.files().keys()
