@@ -44,7 +44,8 @@ _LOST_ANSWERS: Final = 0.08
 _REMOVALS: Final = 0.4
 _NAPS: Final = 0.05
 _NAP_S: Final = 0.02
-_TIMEOUT_S: Final = 0.3
+_OVERTAKEN: Final = 0.01
+_SLEEP_S: Final = 0.5
 
 
 class Killed(BaseException):
@@ -96,26 +97,34 @@ class Worker:
 class _Fate:
     """What happens to a worker on its way."""
 
-    def __init__(self, dice: random.Random, end: Callable[[], None], *, mortal: bool) -> None:
-        self.dice = dice
+    def __init__(self, dice: random.Random, end: Callable[[], None], log: Path, *, mortal: bool) -> None:
+        self._dice = dice
         self._end = end
+        self._log = log
         self._left = dice.randrange(1, _STEPS_TO_DEATH) if mortal else -1
 
     def step(self) -> None:
         self._left -= 1
         if self._left == 0:
             self._end()
-        if self.dice.random() < _NAPS:
-            self.nap(_NAP_S)
+        if self._dice.random() < _NAPS:
+            time.sleep(self._dice.random() * _NAP_S)
+        if self._dice.random() < _OVERTAKEN:
+            self.be_overtaken()
 
-    def nap(self, most_s: float) -> None:
-        """Have others overtake it."""
-        time.sleep(self.dice.random() * most_s)
+    def be_overtaken(self) -> None:
+        """Sleep until somebody has published, if anybody does."""
+        before, end = self._published(), time.monotonic() + _SLEEP_S
+        while self._published() == before and time.monotonic() < end:
+            time.sleep(_NAP_S / 4)
+
+    def _published(self) -> int:
+        return self._log.stat().st_size if self._log.exists() else 0
 
     def loses_answer(self) -> bool:
-        if self.dice.random() >= _LOST_ANSWERS:
+        if self._dice.random() >= _LOST_ANSWERS:
             return False
-        self.nap(_TIMEOUT_S)  # it is waited for
+        self.be_overtaken()  # while the answer is waited for
         return True
 
 
@@ -188,7 +197,7 @@ def work(place: Place, worker: Worker, bucket: Bucket, end: Callable[[], None]) 
         lock_timeout=timedelta(seconds=60),
     )
     store._checked = True  # the probe is not what is tried here
-    _own.fate = _Fate(dice, end, mortal=worker.mortal)
+    _own.fate = _Fate(dice, end, place.log, mortal=worker.mortal)
     highest = dict.fromkeys([*NAMES, REMOVED], 0)
     try:
         for turn in range(worker.turns):
