@@ -8,16 +8,20 @@ import signal
 import subprocess
 import sys
 import textwrap
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tantivy
 
-from corral.adapters.index import local_segment_writer, local_words, local_writer
+from corral.adapters.index import local_lock, local_segment_writer, local_words, local_writer
 from corral.adapters.index.local import LocalIndexStore
+from corral.adapters.index.local_layout import open_words
 from corral.adapters.index.port import ChunkRow, FileRow, IndexName, LexicalQuery, SymbolRow
 from corral.errors import SearchFailed
+from corral.jobs.codebase_indexing.search import CodeSearch
 
 NAME = IndexName("shop")
 
@@ -50,7 +54,8 @@ def paths_with(store: LocalIndexStore, word: str) -> list[str]:
         ("local_writer.LocalIndexWriter._close_segment", False),
         ("local_segment_writer.save_columns", False),
         ("local_writer.sizes_of", False),
-        ("local_writer.replace_text", False),
+        ("local_lock.IndexLock.publish", False),
+        ("local_lock.IndexLock.write", False),
         ("local_words.WordsWriter.close", True),
     ],
 )
@@ -122,7 +127,7 @@ def test_a_build_may_be_killed_while_it_spills(tmp_path: Path, segment: int, wro
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    unpublished = store.folder(NAME) / "g-00000002"
+    (unpublished,) = store.folder(NAME).glob("w-*")
     assert len(list(unpublished.glob("columns-*"))) == segment
     assert paths_with(store, "alpha") == ["old.py"]
     assert paths_with(store, "word1") == []
@@ -228,7 +233,7 @@ def test_runs_of_their_real_size_are_merged(tmp_path: Path) -> None:
     sizes = sizes_of_segments(tmp_path / "words")
     assert len(sizes) == 2
     assert sum(sizes) == chunks
-    searcher = local_words.open_words(tmp_path / "words").searcher()
+    searcher = open_words(tmp_path / "words").searcher()
     assert searcher.num_docs == chunks - 1
     assert searcher.doc_freq("body", "even") == chunks // 2
     assert all(searcher.doc_freq("body", f"word{uid}") == 1 for uid in (0, 16_384, chunks - 2))
@@ -279,3 +284,106 @@ def test_columns_and_names_that_are_not_held_are_found(tmp_path: Path, monkeypat
     assert {one.path for one in reader.definitions("name1")} == {f"f{number}.py" for number in (1, 5, 9, 13, 17)}
     assert len(reader.definitions("run")) == len(reader.importers(["os"])) == 20
     reader.close()
+
+
+def generations(root: Path) -> list[str]:
+    return sorted(path.name for path in root.glob("*/*/*") if path.is_dir())
+
+
+def test_the_generation_and_the_one_before_lie_on_the_disk_and_no_more(tmp_path: Path) -> None:
+    store = LocalIndexStore(tmp_path)
+    for turn in range(4):
+        with store.writer(NAME, identity="one", embedder="test", dimension=4, fresh=True) as writer:
+            writer.add(row("a.py", f"turn{turn}"), np.zeros((1, 4), dtype=np.int8))
+            assert len(generations(tmp_path)) <= 2, "the published one and the one that is made"
+            writer.publish(commit="c")
+        assert generations(tmp_path) == [f"g-{number:08d}" for number in (turn, turn + 1) if number]
+    assert paths_with(store, "turn3") == ["a.py"]
+
+
+def test_a_writer_that_sleeps_through_a_removal_does_no_harm_to_the_index_that_is_made_then(tmp_path: Path) -> None:
+    store, again = LocalIndexStore(tmp_path), LocalIndexStore(tmp_path)
+    with store.writer(NAME, identity="one", embedder="test", dimension=4) as asleep:
+        asleep.add(row("old.py", "alpha"), np.zeros((1, 4), dtype=np.int8))
+        again.remove(NAME.project_id)
+        with again.writer(NAME, identity="one", embedder="test", dimension=4) as writer:
+            writer.add(row("new.py", "beta"), np.zeros((1, 4), dtype=np.int8))
+            with pytest.raises(SearchFailed) as refused:
+                asleep.publish(commit="late")
+            assert (refused.value.reason, refused.value.retryable) == ("index_removed", True)
+            assert store.open(NAME) is None
+            asleep.__exit__(None, None, None)
+            writer.publish(commit="c")
+    assert paths_with(store, "beta") == ["new.py"]
+    assert paths_with(store, "alpha") == []
+
+
+@pytest.mark.parametrize("when", ["publish", "write"])
+def test_what_is_removed_while_it_is_published_stays_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    store = LocalIndexStore(tmp_path)
+    write(store, "old.py", "alpha")
+    really = getattr(local_lock.IndexLock, when)
+
+    def after_a_removal(self: local_lock.IndexLock, *args: Any) -> None:
+        if args[0] != "NAME":
+            store.remove(NAME.project_id)
+        really(self, *args)
+
+    with store.writer(NAME, identity="one", embedder="test", dimension=4) as writer, monkeypatch.context() as patch:
+        writer.add(row("new.py", "beta"), np.zeros((1, 4), dtype=np.int8))
+        patch.setattr(local_lock.IndexLock, when, after_a_removal)
+        with pytest.raises(SearchFailed, match="removed while"):
+            writer.publish(commit="late")
+    assert store.open(NAME) is None
+    assert [path.name for path in tmp_path.iterdir()] == [".removed"]
+
+
+def test_a_base_that_is_swept_away_just_now_is_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalIndexStore(tmp_path)
+    write(store, "main.py", "alpha")
+    link = local_writer._link_generation
+    gone: list[Path] = []
+
+    def too_late(old: Path, new: Path, manifest: Any) -> None:
+        if not gone:
+            gone.append(old)
+            write(store, "second.py", "alpha")
+            write(store, "third.py", "alpha")
+        link(old, new, manifest)
+
+    monkeypatch.setattr(local_writer, "_link_generation", too_late)
+    with store.writer(IndexName("shop", "x"), identity="one", embedder="test", dimension=4) as writer:
+        assert set(writer.known()) == {"main.py", "second.py", "third.py"}
+
+
+def test_who_has_a_removed_index_open_never_takes_another_one_for_it(tmp_path: Path) -> None:
+    store = LocalIndexStore(tmp_path)
+    search = CodeSearch(LocalIndexStore(tmp_path), None)
+    write(store, "old.py", "alpha")
+    assert [hit.path for hit in search.search_now("shop", "alpha")] == ["old.py"]
+    store.remove("shop")
+    write(store, "new.py", "beta")
+    assert search.search_now("shop", "alpha") == []
+    assert [hit.path for hit in search.search_now("shop", "beta")] == ["new.py"]
+    search.close()
+
+
+def test_a_writer_that_ends_badly_lets_go_of_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalIndexStore(tmp_path, lock_timeout=timedelta(0))
+    write(store, "old.py", "alpha")
+
+    def fail(self: local_words.WordsWriter) -> None:
+        raise RuntimeError("no room in memory")
+
+    writer = store.writer(NAME, identity="one", embedder="test", dimension=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(local_words.WordsWriter, "close", fail)
+        with pytest.raises(RuntimeError, match="no room"):
+            writer.__exit__(None, None, None)
+    assert generations(tmp_path) == ["g-00000001"]
+    write(store, "new.py", "alpha")
+    assert sorted(paths_with(store, "alpha")) == ["new.py", "old.py"]
