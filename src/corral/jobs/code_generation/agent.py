@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from corral.adapters.llm.budgets import BudgetUsedUp
 from corral.adapters.llm.port import Finish, Message, ModelAnswer, ModelRequest, Role
 from corral.errors import LlmFailed
 from corral.jobs.code_generation.candidates import Candidates, Outcome
@@ -12,7 +13,7 @@ from corral.jobs.code_generation.edit_formats import FormatError, holds_edits, p
 from corral.jobs.code_generation.payload import EditFormat
 from corral.jobs.code_generation.report_text import failure_digest
 from corral.jobs.code_generation.result import EndReason
-from corral.jobs.code_generation.session import BudgetUsedUp, Refused, Session, tokens_of
+from corral.jobs.code_generation.session import Refused, Session, tokens_of
 from corral.jobs.code_generation.tools import ToolBox
 from corral.jobs.test_execution.report import TestReport
 

@@ -11,6 +11,7 @@ import re
 import time
 from pathlib import PurePosixPath
 
+from corral.adapters.llm.budgets import BudgetUsedUp
 from corral.adapters.llm.port import Finish, Message, ModelAnswer, ModelRequest, Role
 from corral.errors import LlmFailed
 from corral.jobs.code_generation.candidates import Candidate, Candidates, Outcome
@@ -35,7 +36,7 @@ from corral.jobs.code_generation.example_judge import ExampleJudge
 from corral.jobs.code_generation.fences import blocks_of, code_of, has_elision
 from corral.jobs.code_generation.report_text import failing, failure_digest
 from corral.jobs.code_generation.result import AppliedEdit, EndReason
-from corral.jobs.code_generation.session import BudgetUsedUp, Refused, Session, tokens_of
+from corral.jobs.code_generation.session import Refused, Session, tokens_of
 from corral.jobs.code_generation.source_text import NotTextError, SourceText, split_lines
 from corral.jobs.code_generation.worktree import PathRefusedError
 from corral.jobs.test_execution.report import TestReport

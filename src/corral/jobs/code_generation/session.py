@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 
-from corral.adapters.llm.budgets import Allowance, Budgets, Exceeded
+from corral.adapters.llm.budgets import Allowance, Budgets, BudgetUsedUp, Exceeded, Reservation, most_of
 from corral.adapters.llm.port import LanguageModel, ModelAnswer, ModelRequest, Usage
 from corral.adapters.llm.request_hash import request_hash
 from corral.errors import ConfigurationError, LlmFailed, SearchFailed, Unrecoverable
@@ -41,14 +41,6 @@ _RUNS_EXAMPLES = "python3 -m unittest"
 _LONGEST_EXAMPLES = timedelta(minutes=2)
 _CHARACTERS_PER_TOKEN = 3.2
 """Of code, on the safe side, for models whose tokenizer isn't at hand."""
-
-
-class BudgetUsedUp(Exception):
-    """No further call may be made."""
-
-    def __init__(self, exceeded: Exceeded) -> None:
-        super().__init__(str(exceeded))
-        self.exceeded = exceeded
 
 
 class Refused(Exception):
@@ -173,27 +165,45 @@ class Session:
             self.account.cache_hits += 1
         else:
             self.account.usage += answer.usage
+        if not resumed:
+            for call in answer.tool_calls:
+                await self.job.log(f"→ {call.name} {call.arguments[:500]}")
         self.note("ask", f"{purpose}: {answer.model}{' (resumed)' if resumed else ''}", started)
         return answer
 
     async def _call(self, model: LanguageModel, request: ModelRequest) -> str:
-        await self._check_budget()
+        self._check_budget()
         log = LogStream(self.job.log)
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                answer = await model.complete(request, on_text=log.write)
-        except TimeoutError:
-            raise BudgetUsedUp(self._out_of_time()) from None
-        finally:
-            with contextlib.suppress(Exception):  # the log must not hide how the call ended
-                await log.close()
-        for call in answer.tool_calls:
-            await self.job.log(f"→ {call.name} {call.arguments[:500]}")
-        if self._budgets is not None and not answer.from_cache:
-            await self._budgets.spend(job_id=self._spender, user_id=self.task.user_id, usage=answer.usage)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    room = await self._reserve(model, request, stack)
+                    answer = await model.complete(request, on_text=log.write)
+            except TimeoutError:
+                raise BudgetUsedUp(self._out_of_time()) from None
+            finally:
+                with contextlib.suppress(Exception):  # the log must not hide how the call ended
+                    await log.close()
+            if room is not None and not answer.from_cache:
+                await room.settle(answer.usage)
         return answer.model_dump_json()
 
-    async def _check_budget(self) -> None:
+    async def _reserve(
+        self, model: LanguageModel, request: ModelRequest, stack: contextlib.AsyncExitStack
+    ) -> Reservation | None:
+        if self._budgets is None:
+            return None
+        reserving = self._budgets.reserve(
+            job_id=self._spender,
+            user_id=self.task.user_id,
+            job=self._allowance,
+            most=most_of(request, model.traits),
+            on_wait=self.job.log,
+        )
+        return await stack.enter_async_context(reserving)
+
+    def _check_budget(self) -> None:
+        """What needs no ledger: the clock, and what this attempt has spent or taken from the journal."""
         if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
             raise BudgetUsedUp(self._out_of_time())
         spent = self.account.usage
@@ -203,10 +213,6 @@ class Session:
         ):
             if allowed is not None and used >= allowed:
                 raise BudgetUsedUp(Exceeded(scope="job", unit=unit, allowed=allowed, used=used))
-        if self._budgets is not None:
-            exceeded = await self._budgets.check(job_id=self._spender, user_id=self.task.user_id, job=self._allowance)
-            if exceeded is not None:
-                raise BudgetUsedUp(exceeded)
 
     def _out_of_time(self) -> Exceeded:
         seconds = self.task.budget.seconds or 0.0
