@@ -268,9 +268,11 @@ class Breaking:
     def __init__(self, client: Any) -> None:
         self._client = client
         self.away = False
+        #: Commands that it is not there for, when it is there for others.
+        self.away_for: set[str] = set()
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        if self.away:
+        if self.away or args[0] in self.away_for:
             raise ConnectionError("away")
         return await self._client.execute_command(*args, **options)
 
@@ -301,6 +303,50 @@ async def test_an_answer_that_was_paid_for_is_given_also_when_it_can_not_be_kept
         client.away = False
         stats = await cache.stats("m")
     assert (stats.misses, stats.stored) == (1, 0)
+
+
+@pytest.mark.parametrize("away_for", [{"GET", "SET", "EVAL"}, {"SET"}])
+async def test_while_redis_is_away_it_goes_on_without_the_cache(
+    redis: Any, caplog: pytest.LogCaptureFixture, away_for: set[str]
+) -> None:
+    client = Breaking(redis)
+    client.away_for = away_for
+    model = ScriptedModel([ANSWER, ANSWER, ANSWER], name="m")
+    async with ResponseCache(client) as cache:
+        cached = CachedModel(model, cache)
+        assert [await cached.complete(question()) for _ in range(2)] == [ANSWER, ANSWER]
+        async with cache.slot("m", "q") as slot:
+            assert not slot.hit
+            slot.keep("lost")
+        assert caplog.text.count("without the response cache") == 3
+        client.away_for = set()
+        assert not (await cached.complete(question())).from_cache
+        assert (await cached.complete(question())).from_cache
+        async with cache.slot("m", "q") as slot:
+            assert not slot.hit
+        stats = await cache.stats("m")
+    assert (stats.away, stats.misses, stats.hits, stats.stored) == (3, 2, 1, 1)
+
+
+async def test_a_look_up_that_redis_refuses_is_no_outage(store: Any, redis: Any) -> None:
+    await redis.rpush(ResponseCache.key("m", question()), "no string")
+    async with ResponseCache(store) as cache:
+        with pytest.raises(Exception, match="WRONGTYPE"):
+            await CachedModel(ScriptedModel([ANSWER], name="m"), cache).complete(question())
+
+
+async def test_the_models_own_failure_is_told_and_not_the_caches(redis: Any) -> None:
+    client = Breaking(redis)
+    client.away = True
+    async with ResponseCache(client) as cache:
+        failure = LlmFailed("no", service="m", operation="complete", retryable=False, reason="rejected")
+        with pytest.raises(LlmFailed) as caught:
+            await CachedModel(ScriptedModel([failure], name="m"), cache).complete(question())
+        assert caught.value.__context__ is None
+        with pytest.raises(ZeroDivisionError) as divided:
+            async with cache.slot("m", "q"):
+                _ = 1 // 0
+        assert divided.value.__context__ is None
 
 
 async def test_tool_calls_are_kept_too(store: Any) -> None:
