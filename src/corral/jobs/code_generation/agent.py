@@ -49,7 +49,7 @@ class AgentLoop:
     async def run(self) -> Outcome:
         """Do it; the session's files are the best candidate's at the end."""
         session = self._session
-        await session.progress(5, "tests before the change")
+        await session.news.progress(5, "tests before the change")
         before = await session.run_tests(stage="before")
         candidates = Candidates(session, before)
         ended: EndReason | None = None
@@ -91,14 +91,14 @@ class _Candidate:
         self._messages = [Message(role=Role.USER, text=self._task_text(related))]
         try:
             for step in range(_MOST_STEPS):
-                await session.progress(self._percent(step), f"candidate {self._number}, step {step + 1}")
+                await session.news.progress(self._percent(step), f"candidate {self._number}, step {step + 1}")
                 if await self._step():
                     return None
         except BudgetUsedUp as used_up:
-            await session.job.log(str(used_up))
+            await session.news.log(str(used_up))
             await self._keep_what_there_is()
             return EndReason.BUDGET
-        await session.job.log(f"all {_MOST_STEPS} steps are used")
+        await session.news.log(f"all {_MOST_STEPS} steps are used")
         await self._keep_what_there_is()
         return EndReason.STEP_LIMIT
 

@@ -79,21 +79,21 @@ class LocalWorkflow:
     async def run(self) -> Outcome:
         """Do it; the session's files are the best candidate's at the end."""
         session = self._session
-        await session.progress(5, "tests before the change")
+        await session.news.progress(5, "tests before the change")
         self._before = await session.run_tests(stage="before")
         candidates = Candidates(session, self._before)
         self._examples = ExampleJudge(session, candidates, self._before)
-        await session.progress(15, "looking")
+        await session.news.progress(15, "looking")
         target = await self._choose()
         ended: EndReason | None = None
         try:
             for number in range(1, session.task.candidates + 1):
                 session.account.candidates = number
-                await session.job.log(f"candidate {number} of {session.task.candidates}: {target}")
+                await session.news.log(f"candidate {number} of {session.task.candidates}: {target}")
                 if await self._try(target, number, candidates):
                     break
         except BudgetUsedUp as used_up:
-            await session.job.log(str(used_up))
+            await session.news.log(str(used_up))
             ended = EndReason.BUDGET
         return candidates.conclude(ended)
 
@@ -131,7 +131,7 @@ class LocalWorkflow:
         at = 20 + share * (number - 1)
         for repair in range(session.task.max_repairs + 1):
             stage = f"candidate {number}" + (f", repair {repair}" if repair else "")
-            await session.progress(at + share * repair / (session.task.max_repairs + 1), stage)
+            await session.news.progress(at + share * repair / (session.task.max_repairs + 1), stage)
             answer = await self._ask(request, stage)
             complaint = await self._judge(target, original, answer, stage, candidates)
             if complaint is None:

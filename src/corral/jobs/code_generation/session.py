@@ -23,6 +23,7 @@ from corral.jobs.code_generation.changes import Changes
 from corral.jobs.code_generation.examples import Examples
 from corral.jobs.code_generation.journal import Journal
 from corral.jobs.code_generation.log_stream import LogStream
+from corral.jobs.code_generation.news import News
 from corral.jobs.code_generation.parts import CodeSearchLike, OpenModel, RunsTests, SearchHitLike
 from corral.jobs.code_generation.payload import CodeGeneration
 from corral.jobs.code_generation.report_text import describe
@@ -81,6 +82,7 @@ class Session:
         self,
         *,
         job: Job[CodeGeneration],
+        news: News,
         worktree: Worktree,
         base: str,
         models: list[str],
@@ -97,6 +99,7 @@ class Session:
     ) -> None:
         self.job = job
         self.task = job.data
+        self.news = news
         self.worktree = worktree
         self.files = Changes(worktree)
         self.base = base
@@ -113,14 +116,8 @@ class Session:
         self._setup_command = setup_command
         self._test_timeout = test_timeout
         self._search = search
-        self._percent = 0.0
 
     # --- telling
-
-    async def progress(self, percent: float, stage: str) -> None:
-        """Say how far it is; never goes back."""
-        self._percent = max(self._percent, min(percent, 100.0))
-        await self.job.progress({"percent": round(self._percent, 1), "stage": stage})
 
     def note(self, kind: str, detail: str, started: float) -> None:
         """Write a step down."""
@@ -167,13 +164,13 @@ class Session:
             self.account.usage += answer.usage
         if not resumed:
             for call in answer.tool_calls:
-                await self.job.log(f"→ {call.name} {call.arguments[:500]}")
+                await self.news.log(f"→ {call.name} {call.arguments[:500]}")
         self.note("ask", f"{purpose}: {answer.model}{' (resumed)' if resumed else ''}", started)
         return answer
 
     async def _call(self, model: LanguageModel, request: ModelRequest) -> str:
         self._check_budget()
-        log = LogStream(self.job.log)
+        log = LogStream(self.news.log)
         async with contextlib.AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout_at(self._deadline):
@@ -198,7 +195,7 @@ class Session:
             user_id=self.task.user_id,
             job=self._allowance,
             most=most_of(request, model.traits),
-            on_wait=self.job.log,
+            on_wait=self.news.log,
         )
         return await stack.enter_async_context(reserving)
 
@@ -225,7 +222,7 @@ class Session:
 
     async def _give_up_on(self, name: str, why: str) -> None:
         self.account.models_failed[name] = why
-        await self.job.log(f"{name} can't do it ({why}); going on with {self._models[1]}")
+        await self.news.log(f"{name} can't do it ({why}); going on with {self._models[1]}")
         self._models = self._models[1:]
         self._model = None
 
@@ -250,7 +247,7 @@ class Session:
             try:
                 hits = await ask()
             except SearchFailed as error:
-                await self.job.log(f"code search: {error}")
+                await self.news.log(f"code search: {error}")
                 return "[]"
             return json.dumps(
                 [[hit.path, hit.start_line, hit.end_line, hit.symbol, round(hit.score, 4), hit.text] for hit in hits]
@@ -273,7 +270,7 @@ class Session:
         told, _ = await self.journal.step("tests", f"{self.test_command}\n{self.files.digest()}", run)
         report = TestReport.model_validate_json(told)
         self.note("check", f"{stage}: {describe(report)}", started)
-        await self.job.log(f"tests ({stage}): {describe(report)}")
+        await self.news.log(f"tests ({stage}): {describe(report)}")
         return report
 
     @property
@@ -293,7 +290,7 @@ class Session:
         report = TestReport.model_validate_json(told)
         said = f"{len(examples.holding(report))} of {len(examples.statements)} examples hold"
         self.note("check", f"{stage}: {said}", started)
-        await self.job.log(f"examples ({stage}): {said}")
+        await self.news.log(f"examples ({stage}): {said}")
         return report
 
     async def _run(
