@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from corral.adapters.cleanup import see_through
 from corral.adapters.llm.port import ModelRequest, ModelTraits, Usage
 from corral.adapters.llm.redis_client import RedisClient, as_text, end_task, insist
 
@@ -278,7 +279,7 @@ class Budgets:
                 await self._wait_for_room(reservation, allowances, on_wait)
             yield reservation
         finally:
-            await asyncio.shield(reservation.release())
+            await see_through(reservation.release())
 
     async def _wait_for_room(
         self,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 
+from corral.adapters.cleanup import heed_cancellation, see_through
 from corral.adapters.llm.budgets import Allowance, Budgets
 from corral.adapters.llm.redis_client import RedisClient
 from corral.errors import LlmFailed, Unrecoverable
@@ -104,9 +105,16 @@ class CodeGenerationHandler:
             await journal.begin(workspace.commit)
             session = self._session(job, news, project, workspace, journal)
             outcome = await self._work(session)
-            result = await self._finish(session, workspace, outcome, started)
-        await journal.finish()
-        await news.progress(100, "done")
+            try:
+                result = await self._finish(session, workspace, outcome, started)
+                await stack.aclose()  # here, as it may be cancelled there too
+                await journal.finish()
+                await news.progress(100, "done")
+                heed_cancellation()
+            except BaseException:
+                # No job without a result has a branch.
+                await see_through(workspace.take_back())
+                raise
         return result
 
     async def _journal(self, job: Job[CodeGeneration], news: News) -> Journal:

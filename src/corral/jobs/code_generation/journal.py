@@ -26,6 +26,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
+from corral.adapters.cleanup import heed_cancellation
 from corral.adapters.llm.redis_client import RedisClient, as_text, insist
 from corral.errors import StoreUnavailable
 
@@ -142,6 +143,7 @@ class Journal:
                 self.resumed += kind != _BASE
                 return str(entry["answer"]), True
             await self._cut()
+        heed_cancellation()
         answer = await ask()
         await self._append({"kind": kind, "asked": asked, "answer": answer})
         return answer, False

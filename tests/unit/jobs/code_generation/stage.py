@@ -62,6 +62,9 @@ class FolderWorkspace:
         )
         return "1" * 40
 
+    async def take_back(self) -> None:
+        self.commits.clear()
+
 
 class FolderWorkspaces:
     def __init__(
