@@ -17,12 +17,13 @@ from tests.support.killing import Seams, seams_of
 from corral.adapters.llm.budgets import Allowance, Budgets
 from corral.adapters.llm.port import ModelAnswer, ModelRequest, ModelTraits, OnText, Role, Usage
 from corral.adapters.workspace import Workspaces
+from corral.errors import StoreUnavailable
 from corral.jobs.code_generation.handler import CodeGenerationHandler
 from corral.jobs.code_generation.payload import CodeGeneration
 from corral.jobs.code_generation.result import CodeGenerationResult, EndReason
 from corral.jobs.test_execution.report import TestReport
 from corral.settings import Settings
-from corral.testing import EmbeddedServer, RecordingReporter, job_for
+from corral.testing import EmbeddedServer, RecordingReporter, TcpProxy, job_for
 
 _EACH = 10
 """Tokens."""
@@ -62,14 +63,19 @@ class CountingTests:
 
 
 async def attempt(
-    url: str, folder: str, *, starts: int = 1, reporter: RecordingReporter | None = None
+    url: str,
+    folder: str,
+    *,
+    starts: int = 1,
+    reporter: RecordingReporter | None = None,
+    model: Counting | None = None,
 ) -> CodeGenerationResult:
     root = Path(folder)
     redis = Redis.from_url(url, decode_responses=True)
     bench = Bench(redis, root / "data", root / "repository")
 
     async def open_model(_: str) -> Any:
-        return Counting(root / "paid.txt")
+        return model or Counting(root / "paid.txt")
 
     handler = CodeGenerationHandler(
         settings=Settings(_env_file=None, model="scripted", data_dir=bench.data_dir),
@@ -208,6 +214,50 @@ async def test_whenever_a_job_is_cancelled_it_leaves_all_as_it_was(
             assert ended, told
             assert await left() == before, told
             assert bench.worktrees() == [], told
+
+
+class Slow(Counting):
+    """Lets a test in while it answers."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file)
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def complete(self, request: ModelRequest, *, on_text: OnText | None = None) -> ModelAnswer:
+        answer = await super().complete(request, on_text=None)
+        assert on_text is not None
+        await on_text("thinking\n")
+        self.asked.set()
+        await self.go_on.wait()
+        await on_text("done\n")
+        return answer
+
+
+async def test_a_paid_answer_outlasts_an_outage_of_redis(
+    bench: Bench, corral_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    model, reporter = Slow(tmp_path / "paid.txt"), RecordingReporter()
+    async with TcpProxy(corral_server.port) as proxy:
+        working = asyncio.create_task(
+            attempt(proxy.url_for(corral_server.url), str(tmp_path), model=model, reporter=reporter)
+        )
+        await model.asked.wait()
+        await proxy.cut()
+        reporter.fail_with = StoreUnavailable()
+        tried = proxy.accepted
+        model.go_on.set()
+        async with asyncio.timeout(20):
+            while proxy.accepted < tried + 3:  # what it has to write down is tried again
+                await asyncio.sleep(0.01)
+        assert not working.done()
+        assert await bench.redis.hget("corral:llm-budget:job:p:t1:1", "tokens") is None
+        reporter.fail_with = None
+        proxy.mend()
+        result = await working
+    assert result.ended is EndReason.TESTS_PASS
+    assert (tmp_path / "paid.txt").read_text().splitlines() == ["tests False", "ask edit", "ask finish", "tests True"]
+    assert await bench.redis.hget("corral:llm-budget:job:p:t1:1", "tokens") == str(2 * _EACH)
+    assert [line for line in reporter.log_lines if line in {"thinking", "done"}] == ["thinking", "done"] * 2
 
 
 def _cancel(task: asyncio.Task[Any]) -> None:
