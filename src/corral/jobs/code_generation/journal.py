@@ -34,6 +34,8 @@ _COMPRESS_OVER = 32 << 10
 _MOST_CHARACTERS = 16 << 20
 """Of one job's steps together, as they are kept: what a job may take of everybody's Redis."""
 _COMPRESSED = "z"
+FAILED = '{"failed":'
+"""How an answer begins that is a failure."""
 _BASE = "base"
 _DONE = "done"
 _DONE_S = 120
@@ -95,19 +97,22 @@ class Journal:
         """Read what earlier attempts left; waits for a Redis that is away, as all here do.
 
         Args:
-            again: Whether the job was started before; otherwise it starts anew where it had been done.
+            again: Whether the job was started before. Otherwise somebody has it run again: anew where it had been done,
+                and from its first failure where it had not.
         """
         told = [as_text(line) for line in await self._send("LRANGE", self._key, 0, -1) or []]
         steps = [json.loads(_unpacked(line)) for line in told]
         while steps and steps[-1]["kind"] == _DONE:
             steps.pop()
-        if len(steps) == len(told):
-            self._recorded = steps
-        elif again:
-            self._recorded = steps
+        if not again:
+            if len(steps) < len(told):
+                steps = []
+            # What failed may work by now: somebody may have seen to it before they had the job run again.
+            failed = (place for place, step in enumerate(steps) if str(step["answer"]).startswith(FAILED))
+            steps = steps[: next(failed, len(steps))]
+        if len(steps) < len(told):
             await self._cut_after(len(steps))
-        else:
-            await self._cut_after(0)
+        self._recorded = steps
         self._kept = sum(map(len, told[: len(self._recorded)]))
 
     @property

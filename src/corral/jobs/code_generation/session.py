@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
 from corral.adapters.llm.budgets import Allowance, Budgets, BudgetUsedUp, Exceeded, Reservation, most_of
 from corral.adapters.llm.port import LanguageModel, ModelAnswer, ModelRequest, Usage
 from corral.adapters.llm.request_hash import request_hash
@@ -42,6 +44,21 @@ _RUNS_EXAMPLES = "python3 -m unittest"
 _LONGEST_EXAMPLES = timedelta(minutes=2)
 _CHARACTERS_PER_TOKEN = 3.2
 """Of code, on the safe side, for models whose tokenizer isn't at hand."""
+
+
+class _Failure(BaseModel):
+    """A model's failure, as a step that is recorded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    failed: str
+    """``LlmFailed.reason``."""
+    why: str
+
+
+_OUTCOME: TypeAdapter[ModelAnswer | _Failure] = TypeAdapter(ModelAnswer | _Failure)
+_TOO_LONG = "context_length"
+"""A failure that the caller mends by asking for less."""
 
 
 class Refused(Exception):
@@ -147,16 +164,16 @@ class Session:
         while True:
             model = await self.model()
             question = request_hash(model.name, request, with_native=False)
-            try:
-                told, resumed = await self.journal.step("ask", question, partial(self._call, model, request))
+            told, resumed = await self.journal.step("ask", question, partial(self._outcome, model, request))
+            outcome = _OUTCOME.validate_json(told)
+            if isinstance(outcome, ModelAnswer):
+                answer = outcome
                 break
-            except LlmFailed as error:
-                last_attempt = self.job.attempt >= self.job.max_attempts
-                lasting = error.reason in _LASTING or (error.retryable and error.retry_after is None and last_attempt)
-                if len(self._models) == 1 or not lasting:
-                    raise
-                await self._give_up_on(model.name, str(error))
-        answer = ModelAnswer.model_validate_json(told)
+            if outcome.failed == _TOO_LONG:
+                raise LlmFailed(
+                    outcome.why, service=model.name, operation="complete", retryable=False, reason=_TOO_LONG
+                )
+            await self._give_up_on(model.name, outcome.why)
         self.account.requests += 1
         if answer.from_cache:
             self.account.cache_hits += 1
@@ -168,7 +185,19 @@ class Session:
         self.note("ask", f"{purpose}: {answer.model}{' (resumed)' if resumed else ''}", started)
         return answer
 
-    async def _call(self, model: LanguageModel, request: ModelRequest) -> str:
+    async def _outcome(self, model: LanguageModel, request: ModelRequest) -> str:
+        """The answer, or the failure that decides what is asked next: without it, the next attempt would ask anew."""
+        try:
+            answer = await self._call(model, request)
+        except LlmFailed as error:
+            last_attempt = self.job.attempt >= self.job.max_attempts
+            lasting = error.reason in _LASTING or (error.retryable and error.retry_after is None and last_attempt)
+            if error.reason != _TOO_LONG and (len(self._models) == 1 or not lasting):
+                raise
+            return _Failure(failed=error.reason, why=str(error)).model_dump_json()
+        return answer.model_dump_json()
+
+    async def _call(self, model: LanguageModel, request: ModelRequest) -> ModelAnswer:
         self._check_budget()
         log = LogStream(self.news.log)
         async with contextlib.AsyncExitStack() as stack:
@@ -183,7 +212,7 @@ class Session:
                     await log.close()
             if room is not None and not answer.from_cache:
                 await room.settle(answer.usage)
-        return answer.model_dump_json()
+        return answer
 
     async def _reserve(
         self, model: LanguageModel, request: ModelRequest, stack: contextlib.AsyncExitStack

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.unit.jobs.code_generation.stage import EDIT, FINISH, ListRedis, Stage, calls, scripted
 
+from corral.errors import LlmFailed
 from corral.jobs.code_generation.journal import Journal
 from corral.jobs.code_generation.result import EndReason
 
@@ -189,3 +190,48 @@ async def test_what_a_job_keeps_is_bounded_and_told() -> None:
     assert await second.step("ask", "a", two) == ("x" * 500, True)
     await journal.finish()
     assert redis.expiries_s == {"k": 120}
+
+
+class Died(BaseException):
+    """The worker is gone: no handler of ours may catch it."""
+
+
+def failure(reason: str) -> LlmFailed:
+    return LlmFailed(reason, service="a", operation="complete", retryable=False, reason=reason)
+
+
+async def test_after_a_model_was_given_up_on_the_others_answers_are_not_paid_for_again(tmp_path: Path) -> None:
+    redis = ListRedis()
+    models = {"a": scripted(failure("quota_exceeded"), name="a"), "b": scripted(calls(EDIT), Died(), name="b")}
+    with pytest.raises(Died):
+        await Stage(tmp_path / "1", models, redis=redis).run(fallback_models=("b",))
+    first, second = scripted(name="a"), scripted(calls(FINISH), name="b")
+    stage = Stage(tmp_path / "2", {"a": first, "b": second}, redis=redis)
+    result = await stage.run(starts=2, fallback_models=("b",))
+    assert result.models_failed == {"a": "quota_exceeded"}
+    assert (len(first.requests), len(second.requests), result.model) == (0, 1, "b")
+
+
+async def test_whoever_runs_a_failed_job_again_has_its_first_model_asked_again(tmp_path: Path) -> None:
+    redis = ListRedis()
+    models = {"a": scripted(failure("quota_exceeded"), name="a"), "b": scripted(failure("rejected"), name="b")}
+    with pytest.raises(LlmFailed):
+        await Stage(tmp_path / "1", models, redis=redis).run(fallback_models=("b",))
+    again = {"a": scripted(calls(EDIT), calls(FINISH), name="a"), "b": scripted(name="b")}
+    stage = Stage(tmp_path / "2", again, redis=redis)
+    result = await stage.run(fallback_models=("b",))
+    assert (result.model, result.resumed_steps) == ("a", 1)
+    assert stage.tests is not None
+    assert stage.tests.runs == 1, "the tests before the change were not run again"
+
+
+async def test_a_context_that_was_too_long_once_is_not_found_out_again(tmp_path: Path) -> None:
+    redis = ListRedis()
+    long = calls(("read_file", '{"path": "calc.py"}'), text="x" * 20_000)
+    died = scripted(long, failure("context_length"), calls(EDIT), Died())
+    with pytest.raises(Died):
+        await Stage(tmp_path / "1", {"scripted": died}, redis=redis).run()
+    model = scripted(calls(FINISH))
+    result = await Stage(tmp_path / "2", {"scripted": model}, redis=redis).run(starts=2)
+    assert result.ended is EndReason.TESTS_PASS
+    assert len(model.requests) == 1
