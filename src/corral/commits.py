@@ -16,6 +16,14 @@ from datetime import timedelta
 from corral.errors import Unrecoverable
 from corral.wire.commands import RedisCommands, text
 
+# KEYS the branch's newest commit, the commit; ARGV its hash, what the branch had before or "", its time to live in ms.
+_WITHDRAW = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+  redis.call('DEL', KEYS[2])
+end
+"""
+
 
 class CommitStore:
     """Commits that only Corral has.
@@ -66,6 +74,18 @@ class CommitStore:
         encoded = base64.b64encode(bundle)
         await self._redis.execute_command("SET", self._commit_key(project_id, commit), encoded, "PX", self._ttl_ms)
         await self._redis.execute_command("SET", self._branch_key(project_id, branch), commit, "PX", self._ttl_ms)
+
+    async def withdraw(self, project_id: str, commit: str, *, branch: str, before: str | None) -> None:
+        """Forget a commit that is still the newest of its branch; one that has followed by now is left alone.
+
+        Args:
+            project_id: Whose commit it is.
+            commit: Its full hash.
+            branch: The branch that it was made for.
+            before: What was the branch's newest before it.
+        """
+        keys = self._branch_key(project_id, branch), self._commit_key(project_id, commit)
+        await self._redis.execute_command("EVAL", _WITHDRAW, 2, *keys, commit, before or "", self._ttl_ms)
 
     async def get(self, project_id: str, commit: str) -> bytes | None:
         """The bundle that holds a commit; None when it is not (or no longer) kept.

@@ -109,6 +109,26 @@ class Project(BaseModel):
                 raise ValueError(f"expected a path or a glob inside the repository, got {glob!r}")
         return value
 
+    def changed(self, named: Mapping[str, Any]) -> Project:
+        """The project with some fields changed; all others, also those that were set elsewhere, stay.
+
+        Args:
+            named: The fields to change. An empty text or list takes a field away. A repository on another host has
+                another forge: without one named, it is guessed anew.
+
+        Raises:
+            ValidationError: They don't fit.
+        """
+        kept = self.model_dump(exclude_unset=True)
+        kept["created_at"] = self.created_at
+        if _host_of(named.get("repository", self.repository)) != _host_of(self.repository):
+            kept.pop("forge", None)
+            kept.pop("forge_url", None)
+        taken_away = {name for name, value in named.items() if value in ("", (), [])}
+        return Project.model_validate(
+            {name: value for name, value in {**kept, **named}.items() if name not in taken_away}
+        )
+
     @model_validator(mode="after")
     def _no_submodule_of_itself(self) -> Project:
         if self.id in self.submodules:
@@ -124,6 +144,10 @@ class Project(BaseModel):
                 f"as repository, got {self.repository!r}"
             )
         return self
+
+
+def _host_of(repository: str) -> str | None:
+    return urlsplit(repository).hostname
 
 
 class ProjectStore:

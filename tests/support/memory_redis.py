@@ -24,6 +24,14 @@ class MemoryRedis:
             self.expiries_ms[key] = int(options[options.index("PX") + 1])
         return "OK"
 
+    def _eval(self, _script: str, *rest: str) -> None:
+        """What the script of the commit store does; the real one is run by the tests of code generation."""
+        _, branch, commit, made, before, ttl_ms = rest
+        if self.values.get(branch) == made:
+            del self.values[branch], self.values[commit]
+            if before:
+                self._set(branch, before, "PX", ttl_ms)
+
     def _get(self, key: str) -> str | None:
         return self.values.get(key)
 

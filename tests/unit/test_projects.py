@@ -65,6 +65,46 @@ async def test_projects_are_added_once_listed_replaced_and_removed() -> None:
         await store.remove("shop")
 
 
+def test_a_change_keeps_all_that_it_does_not_name() -> None:
+    full = Project(
+        id="shop",
+        repository="https://git.example.com/acme/shop",
+        default_branch="trunk",
+        forge=ForgeKind.GITEA,
+        forge_url="https://git.example.com/api",
+        test_command="make test",
+        setup_command="make setup",
+        allow_workflow_changes=True,
+        protected_paths=("secrets/**",),
+        allowed_secrets=("a" * 64,),
+        submodules=("lib",),
+        max_changed_files=1,
+        max_changed_lines=2,
+        max_file_bytes=3,
+    )
+    assert full.model_fields_set >= Project.model_fields.keys() - {"created_at"}, "a new field belongs here too"
+    moved = {"repository": "https://git.example.com/acme/store"}
+    assert full.changed({}) == full
+    assert full.changed(moved) == full.model_copy(update=moved)
+    assert full.changed({"test_command": "true"}) == full.model_copy(update={"test_command": "true"})
+    bare = full.changed({"test_command": "", "setup_command": "", "submodules": (), "forge_url": ""})
+    taken = {"test_command": None, "setup_command": None, "submodules": (), "forge_url": None}
+    assert bare == full.model_copy(update=taken)
+
+
+def test_a_repository_on_another_host_has_another_forge() -> None:
+    project = Project(
+        id="shop", repository="https://git.example.com/a/b", forge=ForgeKind.GITEA, forge_url="https://x/y"
+    )
+    moved = project.changed({"repository": "https://github.com/a/b"})
+    assert (moved.forge, moved.forge_url) == (ForgeKind.GITHUB, None)
+    assert project.changed({"repository": "/srv/b.git"}).forge is ForgeKind.LOCAL
+    named = project.changed({"repository": "https://other.example/a/b", "forge": ForgeKind.GITLAB})
+    assert named.forge is ForgeKind.GITLAB
+    with pytest.raises(ValidationError, match="can't tell which forge"):
+        project.changed({"repository": "https://other.example/a/b"})
+
+
 async def test_submodules_are_projects_that_are_registered() -> None:
     store = ProjectStore(MemoryRedis(), prefix="corral:bull")
     shop = Project(id="shop", repository="/srv/shop.git", submodules=("lib",))

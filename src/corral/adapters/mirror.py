@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from corral.adapters.cleanup import see_through
 from corral.adapters.filelock import locked
 from corral.adapters.git import Git, GitOutput, GitRemote, check_revision, failure, masked, transport_options
 from corral.errors import GitFailed, Unrecoverable
@@ -246,15 +247,19 @@ class Mirror:
             "+refs/heads/*:refs/remotes/origin/*",
             "+refs/tags/*:refs/tags/*",
         ]
+        await self._write(*command, fd=fd, remote=remote, timeout=timedelta(hours=1))
+
+    async def _write(self, *command: str, fd: int, **options: Any) -> None:
+        """Run a command that writes refs; our lock is held."""
         try:
-            await self._git.run(*command, git_dir=self.path, remote=remote, keep_open=[fd], timeout=timedelta(hours=1))
+            await self._git.run(*command, git_dir=self.path, keep_open=[fd], **options)
         except GitFailed as error:
             if error.reason != "locked":
                 raise
             # Nobody else writes while we hold the lock: a killed git left these behind.
             for leftover in [*self.path.glob("*.lock"), *(self.path / "refs").rglob("*.lock")]:
                 leftover.unlink(missing_ok=True)
-            await self._git.run(*command, git_dir=self.path, remote=remote, keep_open=[fd], timeout=timedelta(hours=1))
+            await self._git.run(*command, git_dir=self.path, keep_open=[fd], **options)
 
     async def _tidy(self, fd: int) -> None:
         """Once a day: forget generated branches that nobody comes back to, and keep the number of packs low."""
@@ -549,7 +554,22 @@ class Mirror:
     async def set_branch(self, name: str, commit: str) -> None:
         """Let a branch of this mirror (not the forge's) name a commit."""
         async with self._write_lock() as fd:
-            await self._git.run("update-ref", f"refs/heads/{name}", commit, git_dir=self.path, keep_open=[fd])
+            await self._write("update-ref", f"refs/heads/{name}", commit, fd=fd)
+
+    async def restore_branch(self, name: str, commit: str, *, before: str | None) -> None:
+        """Let a branch of this mirror be what it was before it named a commit.
+
+        Args:
+            name: The branch.
+            commit: What it must name now.
+            before: What it named before; None: there was no such branch.
+
+        Raises:
+            GitFailed: ``branch_moved``: it names another commit by now.
+        """
+        change = ["-d", f"refs/heads/{name}"] if before is None else [f"refs/heads/{name}", before]
+        async with self._write_lock() as fd:
+            await self._write("update-ref", *change, commit, fd=fd)
 
     async def bundle(self, commit: str, *, max_bytes: int) -> bytes:
         """A git bundle of a commit with all that no branch or tag of the forge has.
@@ -558,9 +578,9 @@ class Mirror:
             Unrecoverable: ``commit_too_large``.
         """
         name = f"refs/corral/bundle/{uuid.uuid4().hex}"
-        async with self._write_lock() as fd:
-            await self._git.run("update-ref", name, commit, git_dir=self.path, keep_open=[fd])
         try:
+            async with self._write_lock() as fd:
+                await self._write("update-ref", name, commit, fd=fd)
             made = await self._git.run(
                 "bundle",
                 "create",
@@ -581,9 +601,12 @@ class Mirror:
                 reason="commit_too_large",
             ) from error
         finally:
-            async with self._write_lock() as fd:
-                await self._git.run("update-ref", "-d", name, git_dir=self.path, keep_open=[fd])
+            await see_through(self._forget(name))
         return made.stdout
+
+    async def _forget(self, ref: str) -> None:
+        async with self._write_lock() as fd:
+            await self._write("update-ref", "-d", ref, fd=fd)
 
     async def unbundle(self, bundle: bytes) -> None:
         """Take a bundle's commits in.

@@ -19,10 +19,12 @@ import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from corral.adapters.cleanup import see_through
 from corral.adapters.filelock import try_lock
 from corral.adapters.git import Git, GitRemote, is_branch_name, transport_options
 from corral.adapters.mirror import (
@@ -86,6 +88,7 @@ class Workspace:
         self.project_id = project_id
         self.commit = commit
         self.path = folder / "tree"
+        self._made: _Made | None = None
 
     async def apply_patch(self, patch: str) -> None:
         """Apply a unified diff to the files, all of it or nothing.
@@ -171,9 +174,31 @@ class Workspace:
             tree, [self.commit], with_trailers(message, trailers), author=author, committer=author
         )
         bundle = await self._mirror.bundle(made, max_bytes=self._commits.max_bundle_bytes)
+        stored = await self._commits.tip(self.project_id, branch)
+        named = await self._mirror.resolve(f"refs/heads/{branch}")
+        self._made = _Made(branch=branch, commit=made, stored_before=stored, named_before=named)
         await self._commits.put(self.project_id, made, bundle, branch=branch)
         await self._mirror.set_branch(branch, made)
         return made
+
+    async def take_back(self) -> None:
+        """Let the branch be what it was before :meth:`commit_all`, unless it has moved on since.
+
+        For a job that ends without a result; works after the workspace is gone. What can't be taken back now is told to
+        the operator.
+        """
+        made, self._made = self._made, None
+        if made is None:
+            return
+        try:
+            await self._commits.withdraw(self.project_id, made.commit, branch=made.branch, before=made.stored_before)
+        except Exception:  # noqa: BLE001 - whichever client's; the other half can be done all the same
+            _LOG.warning("the commit %s stays in Redis until it expires", made.commit, exc_info=True)
+        try:
+            await self._mirror.restore_branch(made.branch, made.commit, before=made.named_before)
+        except GitFailed as error:
+            if error.reason != "branch_moved":
+                _LOG.warning("the branch %s stays in this worker's mirror: %s", made.branch, error)
 
     async def _stage(self) -> None:
         """Bring the index up to date with the files.
@@ -185,6 +210,16 @@ class Workspace:
         await self._git.run(
             "add", "--all", "--", ".", git_dir=self._mirror.path, work_tree=self.path, index=self._index
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """A commit, and what its branch was before."""
+
+    branch: str
+    commit: str
+    stored_before: str | None
+    named_before: str | None
 
 
 async def _kept_here(mirror: Mirror, rev: str) -> str | None:
@@ -362,7 +397,7 @@ class Workspaces:
             )
             yield workspace
         finally:
-            await asyncio.shield(asyncio.to_thread(_remove_worktree, worktrees, name, lock))
+            await see_through(asyncio.to_thread(_remove_worktree, worktrees, name, lock))
 
     async def _reap(self, project_id: str, worktrees: Path) -> None:
         """Remove what killed workers left, now and then."""

@@ -31,6 +31,20 @@ if TYPE_CHECKING:
 
 _MAX_HITS = 50
 _MAX_TOKENS = 50_000
+#: What agents are told of each tool, be it for projects or for one folder.
+_TOOLS = {
+    "search_code": """Find code by a question in plain words or by a name.
+
+Filters: languages ("python"), paths ("src/", "*.ts"), kinds ("function", "class", "method"). Each hit has path, \
+lines, symbol, why it was found, and text.""",
+    "find_definition": """Where an exact name (case matters) is defined: path, lines, kind, what it is inside of.
+
+The name may say so itself: "Cart.add", "shop::Cart::add".""",
+    "code_context": "As much relevant code as fits a budget of tokens, best first.",
+    "around_file": """What surrounds a file: its definitions, imports, importers, tests, and code that uses it.
+
+All of it stays within max_tokens; left_out counts what had no room.""",
+}
 _INSTRUCTIONS = (
     "Search this code base by meaning and by name. Ask search_code a question in plain words, or give it a name as "
     "written in code; use code_context when you want as much relevant code as fits a budget; find_definition for one "
@@ -92,7 +106,7 @@ def make_server(search: CodeSearch, *, folder: LocalFolder | None = None, versio
     answers = _Answers(search, folder, ToolError)
     read_only = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
     for name, tool in (answers.for_folder() if folder else answers.for_projects()).items():
-        server.tool(name, annotations=read_only, structured_output=True)(tool)
+        server.tool(name, description=_TOOLS[name], annotations=read_only, structured_output=True)(tool)
     return server
 
 
@@ -135,33 +149,19 @@ class _Answers:
             paths: list[str] | None = None,
             kinds: list[str] | None = None,
         ) -> list[dict[str, Any]]:
-            """Find code by a question in plain words or by a name.
-
-            Filters: languages ("python"), paths ("src/", "*.ts"), kinds ("function", "class", "method"). Each hit has
-            path, lines, symbol, why it was found, and text.
-            """
             return await self.search(
                 project_id, query, limit=limit, branch=branch, languages=languages, paths=paths, kinds=kinds
             )
 
         async def find_definition(project_id: str, name: str, branch: str = "") -> list[dict[str, Any]]:
-            """Where an exact name (case matters) is defined: path, lines, kind, what it is inside of.
-
-            The name may say so itself: "Cart.add", "shop::Cart::add".
-            """
             return await self.definitions(project_id, name, branch)
 
         async def code_context(
             project_id: str, query: str, max_tokens: int = 4000, branch: str = ""
         ) -> list[dict[str, Any]]:
-            """As much relevant code as fits a budget of tokens, best first."""
             return await self.context(project_id, query, max_tokens, branch)
 
         async def around_file(project_id: str, path: str, max_tokens: int = 4000, branch: str = "") -> dict[str, Any]:
-            """What surrounds a file: its definitions, imports, importers, tests, and code that uses it.
-
-            All of it stays within max_tokens; left_out counts what had no room.
-            """
             return await self.around(project_id, path, max_tokens, branch)
 
         return _named(search_code, find_definition, code_context, around_file)
@@ -174,29 +174,15 @@ class _Answers:
             paths: list[str] | None = None,
             kinds: list[str] | None = None,
         ) -> list[dict[str, Any]]:
-            """Find code by a question in plain words or by a name.
-
-            Filters: languages ("python"), paths ("src/", "*.ts"), kinds ("function", "class", "method"). Each hit has
-            path, lines, symbol, why it was found, and text.
-            """
             return await self.search("", query, limit=limit, languages=languages, paths=paths, kinds=kinds)
 
         async def find_definition(name: str) -> list[dict[str, Any]]:
-            """Where an exact name (case matters) is defined: path, lines, kind, what it is inside of.
-
-            The name may say so itself: "Cart.add", "shop::Cart::add".
-            """
             return await self.definitions("", name, "")
 
         async def code_context(query: str, max_tokens: int = 4000) -> list[dict[str, Any]]:
-            """As much relevant code as fits a budget of tokens, best first."""
             return await self.context("", query, max_tokens, "")
 
         async def around_file(path: str, max_tokens: int = 4000) -> dict[str, Any]:
-            """What surrounds a file: its definitions, imports, importers, tests, and code that uses it.
-
-            All of it stays within max_tokens; left_out counts what had no room.
-            """
             return await self.around("", path, max_tokens, "")
 
         return _named(search_code, find_definition, code_context, around_file)

@@ -26,8 +26,8 @@ from corral.queue.job import Job, Progress, ThreadJob
 _PR_SET_PDEATHSIG = 1
 #: Fields of a job that go to the child as they are.
 _FIELDS = (
-    "id", "job_type", "data", "attempt", "max_attempts", "crashes", "priority", "created_at", "user_id",
-    "trace_context",
+    "id", "job_type", "data", "attempt", "max_attempts", "crashes", "starts", "reported", "priority", "created_at",
+    "user_id", "trace_context",
 )  # fmt: skip
 
 

@@ -74,6 +74,10 @@ class Job(Generic[P]):
     max_attempts: int = 1
     #: How many workers died or lost their lease while they held it.
     crashes: int = 0
+    #: How often it has been started, this time included; counted anew when somebody runs an ended job again.
+    starts: int = 1
+    #: The progress that it had when it was started.
+    reported: Progress | None = None
     #: 0 is the most urgent.
     priority: int = 0
     #: When it was added (aware, UTC).

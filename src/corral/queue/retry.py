@@ -126,6 +126,12 @@ def failed_attempt(trace: str) -> FailedAttempt:
     return FailedAttempt(int(found[1]), at, trace[found.end() :])
 
 
+def without_frames(trace: str) -> str:
+    """A trace for those who are not to see a worker's files: the attempt, and the error's kind and message."""
+    attempt = failed_attempt(trace)
+    return trace[: len(trace) - len(attempt.trace)] + attempt.summary
+
+
 def _traceback_of(error: BaseException) -> str:
     text = "".join(traceback.format_exception(error))
     if len(text) <= _TRACE_CHARACTERS:

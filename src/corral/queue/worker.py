@@ -589,6 +589,8 @@ class Worker:
             attempt=record.attempts_made + 1,
             max_attempts=record.max_attempts,
             crashes=record.crashes,
+            starts=record.starts,
+            reported=record.progress,
             priority=record.number("priority"),
             created_at=instant(record.raw.get("timestamp")),
             user_id=user_of(data),

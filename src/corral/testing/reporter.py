@@ -75,6 +75,8 @@ def job_for(
     attempt: int = 1,
     max_attempts: int = 1,
     crashes: int = 0,
+    starts: int = 1,
+    reported: Progress | None = None,
     user_id: str | None = None,
     reporter: RecordingReporter | None = None,
 ) -> Job[P]:
@@ -87,6 +89,8 @@ def job_for(
         attempt: Which attempt this is, from 1.
         max_attempts: How many it gets.
         crashes: How many workers died while they held it.
+        starts: How often it has been started, this time included.
+        reported: The progress that it had when it was started.
         user_id: Whose job it is.
         reporter: Where its news go; a new one is made when none is given, which nobody can then look at.
     """
@@ -97,6 +101,8 @@ def job_for(
         attempt=attempt,
         max_attempts=max_attempts,
         crashes=crashes,
+        starts=starts,
+        reported=reported,
         user_id=user_id,
         _reporter=reporter or RecordingReporter(),
     )

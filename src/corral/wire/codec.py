@@ -111,6 +111,17 @@ class JobRecord:
         return self.number("stc")
 
     @property
+    def starts(self) -> int:
+        """How often a worker has claimed it, since it was added or somebody put it back; at least 1."""
+        return self.number("ats") or 1
+
+    @property
+    def progress(self) -> Any:
+        """What its handler reported last; None when that was nothing."""
+        text = self.raw.get("progress")
+        return None if text is None or text == "0" else decode_json(text)
+
+    @property
     def max_attempts(self) -> int:
         """How many attempts it gets; at least 1."""
         value = self.options.get("attempts")

@@ -49,6 +49,26 @@ def test_a_project_is_registered_with_its_own_branch(cli: Cli, documents: Docume
     assert cli("project", "show", project).exit_code == 3
 
 
+def test_what_is_not_named_stays_when_a_project_is_replaced(cli: Cli, documents: Documents, repository: Path) -> None:
+    subprocess.run(["git", "-C", str(repository), "branch", "--quiet", "side"], check=True)
+    assert cli("project", "add", "base", str(repository)).exit_code == 0
+    first = ("--branch", "side", "--test-command", "make test", "--setup-command", "make", "--submodule", "base")
+    assert cli("project", "add", "kept", str(repository), *first).exit_code == 0
+    (before,) = documents("project", "show", "kept")
+
+    assert cli("project", "add", "kept", str(repository), "--replace", "--test-command", "true").exit_code == 0
+    (after,) = documents("project", "show", "kept")
+    assert after == {**before, "test_command": "true"}
+    assert after["default_branch"] == "side"
+
+    emptied = cli("project", "add", "kept", str(repository), "--replace", "--setup-command", "", "--submodule", "")
+    assert emptied.exit_code == 0, emptied.output
+    subprocess.run(["git", "-C", str(repository), "branch", "--quiet", "-D", "side"], check=True)
+    assert cli("project", "add", "kept", str(repository), "--replace").exit_code == 0
+    (emptier,) = documents("project", "show", "kept")
+    assert emptier == {**after, "setup_command": None, "submodules": [], "default_branch": "trunk"}
+
+
 def test_submodules_are_named_by_projects_that_are_registered(cli: Cli, documents: Documents, repository: Path) -> None:
     for project in ("lib", "ui"):
         assert cli("project", "add", project, str(repository)).exit_code == 0

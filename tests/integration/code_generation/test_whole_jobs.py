@@ -33,8 +33,8 @@ class Platform:
     corral: Corral
     models: OpenAiServer
 
-    async def add(self, task: str, *, user: str = "u", **options: Any) -> str:
-        payload = {"taskId": task, "userId": user, "projectId": "p", "prompt": "Mend add in calc.py"}
+    async def add(self, task: str, *, user: str = "u", prompt: str = "Mend add in calc.py", **options: Any) -> str:
+        payload = {"taskId": task, "userId": user, "projectId": "p", "prompt": prompt}
         return (await self.corral.add_job(JobType.CODE_GENERATION, payload, **options)).id
 
     async def result(self, job_id: str) -> CodeGenerationResult:
@@ -122,3 +122,17 @@ async def test_a_budget_of_the_settings_ends_the_job_with_what_there_is(
         assert len(there.models.requests) == 1
         other = await there.result(await there.add("t3", user="other"))
     assert other.ended is others
+
+
+@pytest.mark.usefixtures("redis")
+async def test_jobs_that_run_at_once_pass_a_budget_by_one_call_and_no_more(
+    corral_server: EmbeddedServer, repository: Path
+) -> None:
+    """Each job makes two calls; the second of all calls reaches the budget."""
+    edits = [EDITS] * 8  # whoever is asked: nobody gets to the second question
+    async with platform(corral_server, repository, *edits, tokens_per_day=2 * EACH, concurrency=4) as there:
+        jobs = [await there.add(f"t{number}", prompt=f"Mend add in calc.py, way {number}") for number in range(4)]
+        results = [await there.result(job) for job in jobs]
+        assert len(there.models.requests) == 2
+    assert [result.ended for result in results] == [EndReason.BUDGET] * 4
+    assert sum(result.tokens.input + result.tokens.output for result in results) == 2 * EACH

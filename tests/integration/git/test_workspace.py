@@ -360,6 +360,49 @@ async def test_locks_that_a_killed_git_left_are_removed(bench: Bench) -> None:
     assert await bench.workspaces.resolve(bench.project) == moved
 
 
+async def test_a_lock_that_a_killed_git_left_on_a_generated_branch_is_removed(bench: Bench) -> None:
+    async with bench.workspaces.checkout(bench.project) as workspace:
+        (workspace.path / "a.txt").write_text("a\n")
+        mirror = bench.workspaces.mirror(bench.project)
+        lock = mirror.path / "refs" / "heads" / "corral" / "1.lock"
+        lock.parent.mkdir(parents=True)
+        lock.write_text("")
+        made = await workspace.commit_all(branch="corral/1", message="x", author="R <r@x>", trailers={})
+    assert await mirror.resolve("refs/heads/corral/1") == made
+    assert not lock.exists()
+
+
+async def test_a_commit_that_is_taken_back_leaves_the_branch_as_it_was(bench: Bench) -> None:
+    mirror = bench.workspaces.mirror(bench.project)
+
+    async def state() -> tuple[str | None, str | None]:
+        stored = await bench.commits.tip(bench.project.id, "corral/1")
+        return stored, await mirror.resolve("refs/heads/corral/1")
+
+    async def commit(text: str, *, then: str | None = None) -> str:
+        async with bench.workspaces.checkout(bench.project) as workspace:
+            await workspace.take_back()  # there is nothing to take back yet
+            (workspace.path / "a.txt").write_text(text)
+            made = await workspace.commit_all(branch="corral/1", message=text, author="R <r@x>", trailers={})
+        if then is not None:
+            await commit(then)
+        if text.startswith("bad"):
+            await workspace.take_back()
+        return made
+
+    bad = await commit("bad")
+    assert await state() == (None, None)
+    assert await bench.commits.get(bench.project.id, bad) is None
+    good = await commit("good")
+    await commit("bad again")
+    assert await state() == (good, good)
+    assert await bench.commits.get(bench.project.id, good) is not None
+    await commit("bad, and too late", then="better")
+    stored, named = await state()
+    assert stored == named
+    assert git(mirror.path, "show", "-s", "--format=%s", str(named)).strip() == "better"
+
+
 async def test_generated_branches_are_forgotten_when_they_are_old(bench: Bench) -> None:
     await bench.workspaces.resolve(bench.project)
     mirror = bench.workspaces.mirror(bench.project)

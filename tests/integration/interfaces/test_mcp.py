@@ -73,6 +73,17 @@ async def test_a_folder_is_served_and_followed(local: LocalFolder, folder: Path)
     search.close()
 
 
+async def test_agents_are_told_the_same_of_a_folders_and_of_projects_tools(local: LocalFolder) -> None:
+    search = CodeSearch(local.store, local.embedder)
+    told = []
+    for folder in (local, None):
+        async with Client(make_server(search, folder=folder)) as client:
+            told.append({tool.name: tool.description for tool in (await client.list_tools()).tools})
+    assert told[0] == told[1]
+    assert all(told[0].values())
+    search.close()
+
+
 async def test_what_an_agent_gets_wrong_is_told(local: LocalFolder, folder: Path) -> None:
     search = CodeSearch(local.store, local.embedder)
     async with Client(make_server(search, folder=local)) as client:

@@ -108,6 +108,21 @@ async def test_text_streams_and_usage_and_cost_are_counted(provider: str) -> Non
     assert "You are terse." in json.dumps(server.requests[0])
 
 
+async def test_a_tokens_price_is_known_before_it_is_spent_and_never_below_what_is_charged(provider: str) -> None:
+    async with opened(provider, Reply()) as (model, _):
+        answer = await model.complete(QUESTION)
+    asked, answered, cost = model.traits.usd_per_input_token, model.traits.usd_per_output_token, answer.usage.usd
+    assert asked is not None
+    assert answered is not None
+    assert cost is not None
+    assert cost <= asked * 11 + answered * 7 < 3 * cost, "11 and 7 are what the server counts, 5 of them cached"
+
+
+def test_nobody_knows_the_price_of_a_server_of_ones_own() -> None:
+    model = open_provider_model("openai-compatible", "m", base_url="http://127.0.0.1:1/v1")
+    assert (model.traits.usd_per_input_token, model.traits.usd_per_output_token) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("keys", "used"),
     [

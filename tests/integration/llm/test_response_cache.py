@@ -7,39 +7,19 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
-from corral.adapters.llm.budgets import Allowance, Budgets
 from corral.adapters.llm.cached_model import CachedModel
 from corral.adapters.llm.port import Finish, Message, ModelAnswer, ModelRequest, Role, ToolCall, Usage
 from corral.adapters.llm.response_cache import ResponseCache
 from corral.adapters.llm.scripted import ScriptedModel
 from corral.errors import LlmFailed
 from corral.testing import EmbeddedServer
-from corral.wire.address import parse_redis_url
-from corral.wire.connector import connector
-from corral.wire.pipe_client import PipeClient
 
 ANSWER = ModelAnswer(text="yes", usage=Usage(input_tokens=10, output_tokens=5, usd=0.25), model="m")
 
 
 def question(text: str = "Is it?", **options: Any) -> Any:
     return ModelRequest(system="s", messages=(Message(role=Role.USER, text=text),), **options)
-
-
-@pytest.fixture(params=["decoding", "bytes", "pipe"])
-async def store(request: Any, redis: Any, own_server: EmbeddedServer) -> Any:
-    """Each kind of client that the cache is used with."""
-    if request.param == "pipe":
-        quick = PipeClient(connector(parse_redis_url(own_server.url), "bull"), name="cache")
-        yield quick
-        await quick.close()
-    elif request.param == "bytes":
-        client = Redis.from_url(own_server.url)
-        yield client
-        await client.aclose()
-    else:
-        yield redis
 
 
 async def test_the_second_time_costs_nothing(store: Any, redis: Any) -> None:
@@ -288,9 +268,11 @@ class Breaking:
     def __init__(self, client: Any) -> None:
         self._client = client
         self.away = False
+        #: Commands that it is not there for, when it is there for others.
+        self.away_for: set[str] = set()
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        if self.away:
+        if self.away or args[0] in self.away_for:
             raise ConnectionError("away")
         return await self._client.execute_command(*args, **options)
 
@@ -323,40 +305,56 @@ async def test_an_answer_that_was_paid_for_is_given_also_when_it_can_not_be_kept
     assert (stats.misses, stats.stored) == (1, 0)
 
 
+@pytest.mark.parametrize("away_for", [{"GET", "SET", "EVAL"}, {"SET"}])
+async def test_while_redis_is_away_it_goes_on_without_the_cache(
+    redis: Any, caplog: pytest.LogCaptureFixture, away_for: set[str]
+) -> None:
+    client = Breaking(redis)
+    client.away_for = away_for
+    model = ScriptedModel([ANSWER, ANSWER, ANSWER], name="m")
+    async with ResponseCache(client) as cache:
+        cached = CachedModel(model, cache)
+        assert [await cached.complete(question()) for _ in range(2)] == [ANSWER, ANSWER]
+        async with cache.slot("m", "q") as slot:
+            assert not slot.hit
+            slot.keep("lost")
+        assert caplog.text.count("without the response cache") == 3
+        client.away_for = set()
+        assert not (await cached.complete(question())).from_cache
+        assert (await cached.complete(question())).from_cache
+        async with cache.slot("m", "q") as slot:
+            assert not slot.hit
+        stats = await cache.stats("m")
+    assert (stats.away, stats.misses, stats.hits, stats.stored) == (3, 2, 1, 1)
+
+
+async def test_a_look_up_that_redis_refuses_is_no_outage(store: Any, redis: Any) -> None:
+    await redis.rpush(ResponseCache.key("m", question()), "no string")
+    async with ResponseCache(store) as cache:
+        with pytest.raises(Exception, match="WRONGTYPE"):
+            await CachedModel(ScriptedModel([ANSWER], name="m"), cache).complete(question())
+
+
+async def test_the_models_own_failure_is_told_and_not_the_caches(redis: Any) -> None:
+    client = Breaking(redis)
+    client.away = True
+    async with ResponseCache(client) as cache:
+        failure = LlmFailed("no", service="m", operation="complete", retryable=False, reason="rejected")
+        with pytest.raises(LlmFailed) as caught:
+            await CachedModel(ScriptedModel([failure], name="m"), cache).complete(question())
+        assert caught.value.__context__ is None
+        with pytest.raises(ZeroDivisionError) as divided:
+            async with cache.slot("m", "q"):
+                _ = 1 // 0
+        assert divided.value.__context__ is None
+
+
 async def test_tool_calls_are_kept_too(store: Any) -> None:
     call = ModelAnswer(tool_calls=(ToolCall(id="1", name="look", arguments="{}"),), finish=Finish.TOOL_CALLS)
     async with ResponseCache(store) as cache:
         cached = CachedModel(ScriptedModel([call], name="m"), cache)
         await cached.complete(question())
         assert (await cached.complete(question())).tool_calls == call.tool_calls
-
-
-async def test_budgets_count_per_job_user_and_day(store: Any, redis: Any) -> None:
-    budgets = Budgets(store, user=Allowance(tokens=100), day=Allowance(usd=1.0))
-    usage = Usage(input_tokens=40, output_tokens=20, usd=0.4)
-    job = Allowance(tokens=1000)
-    assert await budgets.check(job_id="j1", user_id="u1", job=job) is None
-    await budgets.spend(job_id="j1", user_id="u1", usage=usage)
-    assert await budgets.check(job_id="j2", user_id="u1", job=job) is None
-    await budgets.spend(job_id="j2", user_id="u1", usage=usage)
-    exceeded = await budgets.check(job_id="j3", user_id="u1", job=job)
-    assert str(exceeded) == "the user's budget of 100 tokens is used up (120)"
-    await budgets.spend(job_id="j4", user_id="u2", usage=usage)
-    exceeded = await budgets.check(job_id="j5", user_id="u3", job=job)
-    assert exceeded is not None
-    assert (exceeded.scope, exceeded.unit) == ("day", "usd")
-    exceeded = await budgets.check(job_id="j1", user_id="u9", job=Allowance(tokens=60))
-    assert exceeded is not None
-    assert exceeded.scope == "job"
-    keys = await redis.keys("corral:llm-budget:*")
-    assert len(keys) == 6
-    assert all([await redis.ttl(key) > 0 for key in keys])
-    assert (
-        await Budgets(store, prefix="corral:other", user=Allowance(tokens=1)).check(
-            job_id="j1", user_id="u1", job=Allowance(tokens=1)
-        )
-        is None
-    )
 
 
 async def test_text_and_the_providers_form_come_back_as_they_were(store: Any) -> None:

@@ -96,6 +96,36 @@ async def test_a_failure_is_retried_with_back_off_and_keeps_each_trace(corral: C
     assert started[2] - started[1] >= 0.16
 
 
+@pytest.mark.parametrize("isolation", ["async", "thread", "process"])
+async def test_a_handler_is_told_what_an_earlier_start_of_its_job_reported(corral: Corral, isolation: Any) -> None:
+    corral.handler("told", attempts=2, isolation=isolation)(_HANDLERS[isolation])
+    async with await corral.start_workers():
+        job = await corral.add_job("told", None)
+        assert await corral.wait_for_result(job, timeout=SOON) == [2, {"percent": 40, "stage": "half"}]
+        await corral.retry_job("told", job.id)
+        # By somebody's wish: it is started for the first time again, and so fails again.
+        await until_state(corral, "told", job.id, JobState.COMPLETED)
+    status = await corral.get_job_status("told", job.id)
+    assert (status.attempts, len(status.stacktrace)) == (2, 2)
+
+
+async def _told(job: Job[Any]) -> list[Any]:
+    if job.starts == 1:
+        await job.progress({"percent": 40, "stage": "half"})
+        raise ValueError("once more")
+    return [job.starts, job.reported]
+
+
+def _told_in_a_thread(job: ThreadJob[Any]) -> list[Any]:
+    if job.starts == 1:
+        job.progress_now({"percent": 40, "stage": "half"})
+        raise ValueError("once more")
+    return [job.starts, job.reported]
+
+
+_HANDLERS: dict[str, Any] = {"async": _told, "thread": _told_in_a_thread, "process": _told}
+
+
 @pytest.mark.parametrize(
     "error",
     [

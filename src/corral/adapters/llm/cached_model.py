@@ -48,12 +48,7 @@ class CachedModel:
         mine: asyncio.Future[ModelAnswer] = asyncio.get_running_loop().create_future()
         self._flights[key] = mine  # before anything is awaited, so that a hundred look it up once
         try:
-            raw = await self._cache.raw(key)
-            answer = self._hit(raw) if raw is not None else None
-            if answer is None:
-                answer = await self._ask(name, key, request, on_text, unreadable=raw is not None)
-            elif on_text is not None:
-                await _told(answer, on_text)
+            answer = await self._find(name, key, request, on_text)
         except asyncio.CancelledError:
             mine.cancel()
             raise
@@ -83,6 +78,20 @@ class CachedModel:
     def _count_hit(self, answer: ModelAnswer) -> None:
         usage = answer.usage
         self._cache.count_hit(self._model.name, tokens=usage.tokens, usd=usage.usd or 0.0)
+
+    async def _find(self, name: str, key: str, request: ModelRequest, on_text: OnText | None) -> ModelAnswer:
+        raw, away = None, False
+        try:
+            raw = await self._cache.raw(key)
+        except Exception as error:  # noqa: BLE001 - see there
+            self._cache.go_on_without(name, error)
+            away = True
+        if away:
+            return await self._model.complete(request, on_text=on_text)
+        answer = self._hit(raw) if raw is not None else None
+        if answer is None:
+            return await self._ask(name, key, request, on_text, unreadable=raw is not None)
+        return await _told(answer, on_text)
 
     async def _ask(
         self, name: str, key: str, request: ModelRequest, on_text: OnText | None, *, unreadable: bool

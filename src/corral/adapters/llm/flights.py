@@ -11,11 +11,10 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from corral.adapters.llm.redis_client import RedisClient
+from corral.adapters.llm.redis_client import RedisClient, end_task
 
 _LIFE_MS = 10_000
 _RENEWAL_S = 3.0
-_CANCEL_AGAIN_S = 0.1
 _POLL_FIRST_S = 0.05
 _POLL_LONGEST_S = 0.5
 
@@ -98,10 +97,7 @@ class Flights:
         try:
             yield
         finally:
-            # ``wait_for`` of Python 3.11, which redis-py writes with, loses a cancellation that comes with its answer.
-            while not renewing.done():
-                renewing.cancel()
-                await asyncio.wait({renewing}, timeout=_CANCEL_AGAIN_S)
+            await end_task(renewing)
             await asyncio.shield(self._end(flight_key, token))
 
     async def _renew(self, flight_key: str, token: str) -> None:

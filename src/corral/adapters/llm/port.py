@@ -140,6 +140,9 @@ class ModelTraits(_Data):
     """Calls tools well enough for an open loop; otherwise Corral follows a fixed workflow."""
     unified_diff: bool = False
     """Writes diffs more reliably than search/replace blocks."""
+    usd_per_input_token: float | None = None
+    """At a full context, where that is dearer; None when nobody knows the price."""
+    usd_per_output_token: float | None = None
 
 
 OnText = Callable[[str], Awaitable[None]]

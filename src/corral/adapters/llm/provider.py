@@ -11,10 +11,11 @@ from pydantic_ai.direct import model_request_stream
 from pydantic_ai.messages import ModelResponse
 from pydantic_ai.models import Model, infer_model
 from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import RequestUsage
 
 from corral.adapters.llm.port import Finish, ModelAnswer, ModelRequest, ModelTraits, OnText
 from corral.adapters.llm.provider_errors import as_llm_failed
-from corral.adapters.llm.provider_messages import answer_of, native_messages, parameters_of, text_of
+from corral.adapters.llm.provider_messages import answer_of, cost_of, native_messages, parameters_of, text_of
 from corral.adapters.llm.surrogates import MendedStream
 from corral.errors import LlmFailed, ModelUnavailable
 
@@ -215,4 +216,29 @@ def _compatible(model: str, base_url: str, api_key: str | None) -> Model[Any]:
 
 def _traits_of(model: Model[Any]) -> ModelTraits:
     window = model.context_window
-    return ModelTraits(context_tokens=window) if window else ModelTraits()
+    traits = ModelTraits(context_tokens=window) if window else ModelTraits()
+    return traits.model_copy(update=_prices_of(model, traits.context_tokens))
+
+
+def _prices_of(model: Model[Any], context_tokens: int) -> dict[str, float]:
+    """What a token costs when the context is full; nothing when nobody knows."""
+
+    def price(output_tokens: int) -> float | None:
+        usage = RequestUsage(input_tokens=context_tokens, output_tokens=output_tokens)
+        return cost_of(
+            ModelResponse(
+                parts=[],
+                model_name=model.model_name,
+                provider_name=model.system,
+                provider_url=model.base_url,
+                usage=usage,
+            )
+        )
+
+    asked, answered = price(0), price(1000)
+    if asked is None or answered is None:
+        return {}
+    return {
+        "usd_per_input_token": asked / context_tokens,
+        "usd_per_output_token": (answered - asked) / 1000,
+    }

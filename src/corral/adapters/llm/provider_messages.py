@@ -120,7 +120,7 @@ def answer_of(response: ModelResponse, *, name: str) -> ModelAnswer:
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cached_input_tokens=usage.cache_read_tokens,
-            usd=_cost(response),
+            usd=cost_of(response),
         ),
         model=response.model_name or name,
         native=ModelMessagesTypeAdapter.dump_json([response]).decode(),
@@ -143,10 +143,11 @@ def _mended_part(part: ModelResponsePart) -> ModelResponsePart:
     return part
 
 
-def _cost(response: ModelResponse) -> float | None:
+def cost_of(response: ModelResponse) -> float | None:
+    """What a response cost, in US dollars; None when nobody knows its model's price."""
     if response.usage.cost is not None:
         return float(response.usage.cost)
     try:
         return float(response.cost().total_price)
     except (LookupError, ValueError, AssertionError):
-        return None  # nobody knows this model's price
+        return None

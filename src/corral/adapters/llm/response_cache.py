@@ -17,7 +17,7 @@ Keys:
     llm-cache:flight:{m}:{h}     string   see ``flights``
     llm-cache:index              zset     ``size:expiry:key`` by the millisecond at which it expires
     llm-cache:bytes              string   sum of the sizes in the index
-    llm-cache:stats:{model}      hash     hits, misses, stored, saved_tokens, saved_usd
+    llm-cache:stats:{model}      hash     hits, misses, stored, away, saved_tokens, saved_usd
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from corral.adapters.llm.flights import Flights
 from corral.adapters.llm.port import ModelRequest
 from corral.adapters.llm.redis_client import RedisClient, as_text
 from corral.adapters.llm.request_hash import VERSION, request_hash
+from corral.errors import StoreUnavailable
+from corral.wire.faults import translate_error
 
 logger = logging.getLogger("corral.llm")
 
@@ -54,6 +56,8 @@ class CacheStats:
     hits: int = 0
     misses: int = 0
     stored: int = 0
+    away: int = 0
+    """Questions that were asked without the cache, as Redis was away."""
     saved_tokens: int = 0
     saved_usd: float = 0.0
 
@@ -99,16 +103,18 @@ class _Counters:
     hits: int = 0
     misses: int = 0
     stored: int = 0
+    away: int = 0
     saved_tokens: int = 0
     saved_usd: float = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self.hits or self.misses or self.stored)
+        return bool(self.hits or self.misses or self.stored or self.away)
 
     def add(self, others: _Counters) -> None:
         self.hits += others.hits
         self.misses += others.misses
         self.stored += others.stored
+        self.away += others.away
         self.saved_tokens += others.saved_tokens
         self.saved_usd += others.saved_usd
 
@@ -178,7 +184,8 @@ class ResponseCache:
     async def slot(self, model: str, request: Any) -> AsyncIterator[Slot]:
         """Look up a request; on a miss, hold the only flight for it until the block ends.
 
-        A block that raises, or that doesn't call ``keep``, stores nothing, and whoever waited asks for itself.
+        A block that raises, or that doesn't call ``keep``, stores nothing, and whoever waited asks for itself. While
+        Redis is away, each question is a miss of its own, and its answer is not kept.
         """
         async with self.landing(model, self.key(model, request)) as landing:
             if landing.raw is not None:
@@ -196,18 +203,35 @@ class ResponseCache:
     @contextlib.asynccontextmanager
     async def landing(self, model: str, key: str) -> AsyncIterator[Landing]:
         """As ``slot``, for those who have their own form of what is stored; counts misses, but no hits."""
-        raw = await self.raw(key)
-        if raw is None:
-            async with self._flights.join(key) as landed:
-                if landed is None:
-                    landing = Landing(key)
-                    self._count(model).misses += 1
-                    yield landing
-                    if landing._packed is not None:  # noqa: SLF001 - its own file
-                        await self._try_to_store(model, key, landing._packed)  # noqa: SLF001 - its own file
-                    return
-                raw = landed
-        yield Landing(key, raw)
+        async with contextlib.AsyncExitStack() as flight:
+            raw, away = None, False
+            try:
+                raw = await self.raw(key)
+                if raw is None:
+                    raw = await flight.enter_async_context(self._flights.join(key))
+            except Exception as error:  # noqa: BLE001 - whichever client's; those that are about the command are raised
+                self.go_on_without(model, error)
+                away = True
+            landing = Landing(key, raw)
+            if raw is None and not away:
+                self._count(model).misses += 1
+            yield landing
+            if landing._packed is not None and raw is None and not away:  # noqa: SLF001 - its own file
+                await self._try_to_store(model, key, landing._packed)  # noqa: SLF001 - its own file
+
+    def go_on_without(self, model: str, error: Exception) -> None:
+        """Count a question that is asked without the cache, as Redis is away.
+
+        Paying for an answer that somebody may have is better than failing the job, whose other steps would be paid
+        again too if it didn't keep them.
+
+        Raises:
+            Exception: ``error`` itself, when it says something else.
+        """
+        if not isinstance(translate_error(error), StoreUnavailable):
+            raise error
+        self._count(model).away += 1
+        logger.warning("A question to %s is asked without the response cache: %s", model, error)
 
     def raw(self, key: str) -> Awaitable[bytes | None]:
         """What is stored under a key, as it is; None on a miss. Counts nothing."""
@@ -222,7 +246,8 @@ class ResponseCache:
 
     async def forget(self, key: str) -> None:
         """Remove what can't be read; the books are put right when its time is over."""
-        await self._redis.execute_command("DEL", key)
+        with contextlib.suppress(Exception):  # it expires by itself
+            await self._redis.execute_command("DEL", key)
 
     async def stats(self, model: str) -> CacheStats:
         """What the cache did for ``model`` so far, this process's last second included."""
@@ -235,6 +260,7 @@ class ResponseCache:
             hits=int(values.get("hits", 0)),
             misses=int(values.get("misses", 0)),
             stored=int(values.get("stored", 0)),
+            away=int(values.get("away", 0)),
             saved_tokens=int(values.get("saved_tokens", 0)),
             saved_usd=values.get("saved_usd", 0.0),
         )
@@ -314,6 +340,7 @@ class ResponseCache:
             pipe.execute_command("HINCRBY", key, "hits", counters.hits)
             pipe.execute_command("HINCRBY", key, "misses", counters.misses)
             pipe.execute_command("HINCRBY", key, "stored", counters.stored)
+            pipe.execute_command("HINCRBY", key, "away", counters.away)
             pipe.execute_command("HINCRBY", key, "saved_tokens", counters.saved_tokens)
             pipe.execute_command("HINCRBYFLOAT", key, "saved_usd", counters.saved_usd)
         try:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from corral.client import Corral
-from corral.errors import GitFailed, PayloadInvalid
+from corral.errors import GitFailed, PayloadInvalid, UnknownProject
 from corral.interfaces.cli.output import Output
 from corral.interfaces.cli.parameters import JsonOption, ProjectArgument
 from corral.interfaces.cli.rendering import json_block, plain_table
@@ -50,7 +50,13 @@ def add(
             "Repeat for several.",
         ),
     ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Change what is registered under this id.")] = False,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Change what is registered under this id: what is not named stays, and an empty value takes it away.",
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Register a repository."""
@@ -65,11 +71,15 @@ def add(
             "forge_url": forge_url,
             "test_command": test_command,
             "setup_command": setup_command,
-            "submodules": tuple(submodule or ()),
+            "submodules": None if submodule is None else tuple(filter(None, submodule)),
         }
+        named = {name: value for name, value in given.items() if value is not None}
+        known = await _registered(corral, project) if replace else None
         # Before anybody is asked about the address: it may hold a token, and be refused for it.
-        found = await _default_branch(corral, output, _checked(given).repository, branch)
-        made = _checked({**given, "default_branch": found})
+        asked = _checked(known, named).repository
+        kept = known.default_branch if known is not None and known.repository == asked else None
+        found = await _default_branch(corral, output, asked, branch, kept=kept)
+        made = _checked(known, named if found is None else {**named, "default_branch": found})
         if replace:
             await corral.parts.replace_project(made)
         else:
@@ -81,15 +91,24 @@ def add(
     run(context, command, json=json)
 
 
-def _checked(given: dict[str, Any]) -> Project:
+async def _registered(corral: Corral, project: str) -> Project | None:
     try:
-        return Project.model_validate({name: value for name, value in given.items() if value is not None})
+        return await corral.parts.projects.get(project)
+    except UnknownProject:
+        return None
+
+
+def _checked(known: Project | None, named: dict[str, Any]) -> Project:
+    try:
+        return Project.model_validate(named) if known is None else known.changed(named)
     except ValidationError as error:
         raise PayloadInvalid(f"The project doesn't fit: {explain(error)}") from None
 
 
-async def _default_branch(corral: Corral, output: Output, address: str, wanted: str | None) -> str | None:
-    """The branch that is asked for when the repository has it, else the repository's own.
+async def _default_branch(
+    corral: Corral, output: Output, address: str, wanted: str | None, *, kept: str | None
+) -> str | None:
+    """The branch that is asked for when the repository has it, else the one it is registered with, else its own.
 
     Raises:
         PayloadInvalid: It is no git repository, or has no such branch.
@@ -100,11 +119,13 @@ async def _default_branch(corral: Corral, output: Output, address: str, wanted: 
         if error.reason not in _MAY_BE_PRIVATE | _LATER:
             raise PayloadInvalid(f"expected a git repository, got {address!r}: {error}") from error
         output.note(f"can't look into {address} now ({error.reason}); registered as it is given")
-        return wanted
+        return wanted or kept
     if not found.branches:
         raise PayloadInvalid(f"expected a repository with at least one commit, {address!r} is empty")
     if wanted is not None and wanted not in found.branches:
         raise PayloadInvalid(f"expected one of the branches {', '.join(found.branches[:10])}, got {wanted!r}")
+    if wanted is None and kept in found.branches:
+        return kept
     return wanted or found.default_branch or found.branches[0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from urllib.parse import quote
 
@@ -14,6 +14,7 @@ from corral.errors import JobNotFound, UnknownJobType
 from corral.interfaces.http.admission import Guard
 from corral.interfaces.identity import Authenticator, Principal, TokenStore
 from corral.interfaces.jwts import JwtVerifier
+from corral.queue.retry import without_frames
 from corral.ratelimit import RateLimiter
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Call:
         return job_type
 
     async def job(self, job_type: str, job_id: str) -> JobStatus:
-        """A job that the caller may see.
+        """A job that the caller may see; of its stacks, those who see only their own jobs get no frames.
 
         Raises:
             UnknownJobType: No such type.
@@ -121,7 +122,9 @@ class Call:
         status = await self.corral.get_job_status(self.known(job_type), job_id)
         if not await self.may_see(status):
             raise JobNotFound(f"there is no job {job_id!r} in {job_type!r}")
-        return status
+        if self.principal.sees_everyone:
+            return status
+        return replace(status, stacktrace=tuple(map(without_frames, status.stacktrace)))
 
     async def may_see(self, status: JobStatus) -> bool:
         """Whether the job is the caller's, or they see everybody's."""

@@ -189,6 +189,8 @@ class JobView(Outbound):
     error: str | None
     """Why the last attempt failed."""
     stacktrace: list[str]
+    """One text for each failed attempt, oldest first: which one it was, and the error's kind and message; with the
+    worker's stack for callers with ``manage``."""
     attempts: int
     """Made so far."""
     max_attempts: int

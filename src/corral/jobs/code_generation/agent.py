@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from corral.adapters.llm.budgets import BudgetUsedUp
 from corral.adapters.llm.port import Finish, Message, ModelAnswer, ModelRequest, Role
 from corral.errors import LlmFailed
 from corral.jobs.code_generation.candidates import Candidates, Outcome
@@ -12,7 +13,7 @@ from corral.jobs.code_generation.edit_formats import FormatError, holds_edits, p
 from corral.jobs.code_generation.payload import EditFormat
 from corral.jobs.code_generation.report_text import failure_digest
 from corral.jobs.code_generation.result import EndReason
-from corral.jobs.code_generation.session import BudgetUsedUp, Refused, Session, tokens_of
+from corral.jobs.code_generation.session import Refused, Session, tokens_of
 from corral.jobs.code_generation.tools import ToolBox
 from corral.jobs.test_execution.report import TestReport
 
@@ -48,7 +49,7 @@ class AgentLoop:
     async def run(self) -> Outcome:
         """Do it; the session's files are the best candidate's at the end."""
         session = self._session
-        await session.progress(5, "tests before the change")
+        await session.news.progress(5, "tests before the change")
         before = await session.run_tests(stage="before")
         candidates = Candidates(session, before)
         ended: EndReason | None = None
@@ -90,14 +91,14 @@ class _Candidate:
         self._messages = [Message(role=Role.USER, text=self._task_text(related))]
         try:
             for step in range(_MOST_STEPS):
-                await session.progress(self._percent(step), f"candidate {self._number}, step {step + 1}")
+                await session.news.progress(self._percent(step), f"candidate {self._number}, step {step + 1}")
                 if await self._step():
                     return None
         except BudgetUsedUp as used_up:
-            await session.job.log(str(used_up))
+            await session.news.log(str(used_up))
             await self._keep_what_there_is()
             return EndReason.BUDGET
-        await session.job.log(f"all {_MOST_STEPS} steps are used")
+        await session.news.log(f"all {_MOST_STEPS} steps are used")
         await self._keep_what_there_is()
         return EndReason.STEP_LIMIT
 

@@ -109,7 +109,7 @@ class ExampleJudge:
         except LlmFailed as error:
             if error.reason != "context_length":
                 raise
-            await session.job.log(f"no examples: {error}")
+            await session.news.log(f"no examples: {error}")
             return
         if answer.finish is Finish.REFUSAL:
             return

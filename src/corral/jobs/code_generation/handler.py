@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
+from corral.adapters.cleanup import heed_cancellation, see_through
 from corral.adapters.llm.budgets import Allowance, Budgets
 from corral.adapters.llm.redis_client import RedisClient
-from corral.errors import LlmFailed
+from corral.errors import LlmFailed, Unrecoverable
 from corral.jobs.code_generation.agent import AgentLoop
 from corral.jobs.code_generation.candidates import Outcome
 from corral.jobs.code_generation.journal import Journal
 from corral.jobs.code_generation.local_workflow import LocalWorkflow
+from corral.jobs.code_generation.news import News
 from corral.jobs.code_generation.parts import (
     CodeSearchLike,
     OpenModel,
@@ -93,33 +96,68 @@ class CodeGenerationHandler:
         """
         started = time.monotonic()
         task = job.data
-        await job.progress({"percent": 0, "stage": "checkout"})
+        news = News(job)
+        await news.progress(0, "checkout")
         project: ProjectLike = await self._projects.get(task.project_id)
-        async with self._workspaces.checkout(project, task.commit_id or task.base_branch) as workspace:
-            session = await self._session(job, project, workspace)
+        journal = await self._journal(job, news)
+        async with contextlib.AsyncExitStack() as stack:
+            workspace = await self._checkout(job, project, journal, stack)
+            await journal.begin(workspace.commit)
+            session = self._session(job, news, project, workspace, journal)
             outcome = await self._work(session)
-            result = await self._finish(session, workspace, outcome, started)
-        await session.journal.discard()
-        await job.progress({"percent": 100, "stage": "done"})
+            try:
+                result = await self._finish(session, workspace, outcome, started)
+                await stack.aclose()  # here, as it may be cancelled there too
+                await journal.finish()
+                await news.progress(100, "done")
+                heed_cancellation()
+            except BaseException:
+                # No job without a result has a branch.
+                await see_through(workspace.take_back())
+                raise
         return result
 
-    async def _session(self, job: Job[CodeGeneration], project: ProjectLike, workspace: WorkspaceLike) -> Session:
-        task, settings = job.data, self._settings
+    async def _journal(self, job: Job[CodeGeneration], news: News) -> Journal:
+        task = job.data
         journal = Journal(
             self._redis,
             key=Journal.key_for(
                 prefix=self._prefix,
                 project_id=task.project_id,
                 task_id=task.task_id,
-                payload=f"{task.model_dump_json()}\n{settings.model}",
-                base=workspace.commit,
+                payload=f"{task.model_dump_json()}\n{self._settings.model}",
             ),
-            tell=job.log,
+            tell=news.log,
         )
-        await journal.open()
+        await journal.open(again=job.starts > 1)
+        return journal
+
+    async def _checkout(
+        self, job: Job[CodeGeneration], project: ProjectLike, journal: Journal, stack: contextlib.AsyncExitStack
+    ) -> WorkspaceLike:
+        async def enter(rev: str | None) -> WorkspaceLike:
+            workspace: WorkspaceLike = await stack.enter_async_context(self._workspaces.checkout(project, rev))
+            return workspace
+
+        if job.starts > 1 and journal.base is not None:
+            # The branch may have moved on since the steps were paid for.
+            with contextlib.suppress(Unrecoverable):  # it is not there any more: then they are worth nothing
+                return await enter(journal.base)
+        return await enter(job.data.commit_id or job.data.base_branch)
+
+    def _session(
+        self,
+        job: Job[CodeGeneration],
+        news: News,
+        project: ProjectLike,
+        workspace: WorkspaceLike,
+        journal: Journal,
+    ) -> Session:
+        task, settings = job.data, self._settings
         seconds = task.budget.seconds
         return Session(
             job=job,
+            news=news,
             worktree=Worktree(workspace.path),
             base=workspace.commit,
             models=[task.model or settings.model, *task.fallback_models],
@@ -155,7 +193,7 @@ class CodeGenerationHandler:
         self, session: Session, workspace: WorkspaceLike, outcome: Outcome, started: float
     ) -> CodeGenerationResult:
         task, account = session.task, session.account
-        await session.progress(96, "commit")
+        await session.news.progress(96, "commit")
         model = await session.model()
         diff, commit, branch = "", None, None
         files: tuple[ChangedFile, ...] = ()

@@ -11,6 +11,7 @@ import re
 import time
 from pathlib import PurePosixPath
 
+from corral.adapters.llm.budgets import BudgetUsedUp
 from corral.adapters.llm.port import Finish, Message, ModelAnswer, ModelRequest, Role
 from corral.errors import LlmFailed
 from corral.jobs.code_generation.candidates import Candidate, Candidates, Outcome
@@ -35,7 +36,7 @@ from corral.jobs.code_generation.example_judge import ExampleJudge
 from corral.jobs.code_generation.fences import blocks_of, code_of, has_elision
 from corral.jobs.code_generation.report_text import failing, failure_digest
 from corral.jobs.code_generation.result import AppliedEdit, EndReason
-from corral.jobs.code_generation.session import BudgetUsedUp, Refused, Session, tokens_of
+from corral.jobs.code_generation.session import Refused, Session, tokens_of
 from corral.jobs.code_generation.source_text import NotTextError, SourceText, split_lines
 from corral.jobs.code_generation.worktree import PathRefusedError
 from corral.jobs.test_execution.report import TestReport
@@ -78,21 +79,21 @@ class LocalWorkflow:
     async def run(self) -> Outcome:
         """Do it; the session's files are the best candidate's at the end."""
         session = self._session
-        await session.progress(5, "tests before the change")
+        await session.news.progress(5, "tests before the change")
         self._before = await session.run_tests(stage="before")
         candidates = Candidates(session, self._before)
         self._examples = ExampleJudge(session, candidates, self._before)
-        await session.progress(15, "looking")
+        await session.news.progress(15, "looking")
         target = await self._choose()
         ended: EndReason | None = None
         try:
             for number in range(1, session.task.candidates + 1):
                 session.account.candidates = number
-                await session.job.log(f"candidate {number} of {session.task.candidates}: {target}")
+                await session.news.log(f"candidate {number} of {session.task.candidates}: {target}")
                 if await self._try(target, number, candidates):
                     break
         except BudgetUsedUp as used_up:
-            await session.job.log(str(used_up))
+            await session.news.log(str(used_up))
             ended = EndReason.BUDGET
         return candidates.conclude(ended)
 
@@ -130,7 +131,7 @@ class LocalWorkflow:
         at = 20 + share * (number - 1)
         for repair in range(session.task.max_repairs + 1):
             stage = f"candidate {number}" + (f", repair {repair}" if repair else "")
-            await session.progress(at + share * repair / (session.task.max_repairs + 1), stage)
+            await session.news.progress(at + share * repair / (session.task.max_repairs + 1), stage)
             answer = await self._ask(request, stage)
             complaint = await self._judge(target, original, answer, stage, candidates)
             if complaint is None:

@@ -70,6 +70,10 @@ class WorkspaceLike(Protocol):
         """Commit everything on ``branch``; the new commit's hash."""
         ...
 
+    async def take_back(self) -> None:
+        """Let the branch be what it was before the commit."""
+        ...
+
 
 class WorkspacesLike(Protocol):
     """Gives every job a worktree of its own."""

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 
-from corral.adapters.llm.budgets import Allowance, Budgets, Exceeded
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from corral.adapters.llm.budgets import Allowance, Budgets, BudgetUsedUp, Exceeded, Reservation, most_of
 from corral.adapters.llm.port import LanguageModel, ModelAnswer, ModelRequest, Usage
 from corral.adapters.llm.request_hash import request_hash
 from corral.errors import ConfigurationError, LlmFailed, SearchFailed, Unrecoverable
@@ -23,6 +25,7 @@ from corral.jobs.code_generation.changes import Changes
 from corral.jobs.code_generation.examples import Examples
 from corral.jobs.code_generation.journal import Journal
 from corral.jobs.code_generation.log_stream import LogStream
+from corral.jobs.code_generation.news import News
 from corral.jobs.code_generation.parts import CodeSearchLike, OpenModel, RunsTests, SearchHitLike
 from corral.jobs.code_generation.payload import CodeGeneration
 from corral.jobs.code_generation.report_text import describe
@@ -43,12 +46,19 @@ _CHARACTERS_PER_TOKEN = 3.2
 """Of code, on the safe side, for models whose tokenizer isn't at hand."""
 
 
-class BudgetUsedUp(Exception):
-    """No further call may be made."""
+class _Failure(BaseModel):
+    """A model's failure, as a step that is recorded."""
 
-    def __init__(self, exceeded: Exceeded) -> None:
-        super().__init__(str(exceeded))
-        self.exceeded = exceeded
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    failed: str
+    """``LlmFailed.reason``."""
+    why: str
+
+
+_OUTCOME: TypeAdapter[ModelAnswer | _Failure] = TypeAdapter(ModelAnswer | _Failure)
+_TOO_LONG = "context_length"
+"""A failure that the caller mends by asking for less."""
 
 
 class Refused(Exception):
@@ -89,6 +99,7 @@ class Session:
         self,
         *,
         job: Job[CodeGeneration],
+        news: News,
         worktree: Worktree,
         base: str,
         models: list[str],
@@ -105,6 +116,7 @@ class Session:
     ) -> None:
         self.job = job
         self.task = job.data
+        self.news = news
         self.worktree = worktree
         self.files = Changes(worktree)
         self.base = base
@@ -121,14 +133,8 @@ class Session:
         self._setup_command = setup_command
         self._test_timeout = test_timeout
         self._search = search
-        self._percent = 0.0
 
     # --- telling
-
-    async def progress(self, percent: float, stage: str) -> None:
-        """Say how far it is; never goes back."""
-        self._percent = max(self._percent, min(percent, 100.0))
-        await self.job.progress({"percent": round(self._percent, 1), "stage": stage})
 
     def note(self, kind: str, detail: str, started: float) -> None:
         """Write a step down."""
@@ -158,42 +164,72 @@ class Session:
         while True:
             model = await self.model()
             question = request_hash(model.name, request, with_native=False)
-            try:
-                told, resumed = await self.journal.step("ask", question, partial(self._call, model, request))
+            told, resumed = await self.journal.step("ask", question, partial(self._outcome, model, request))
+            outcome = _OUTCOME.validate_json(told)
+            if isinstance(outcome, ModelAnswer):
+                answer = outcome
                 break
-            except LlmFailed as error:
-                last_attempt = self.job.attempt >= self.job.max_attempts
-                lasting = error.reason in _LASTING or (error.retryable and error.retry_after is None and last_attempt)
-                if len(self._models) == 1 or not lasting:
-                    raise
-                await self._give_up_on(model.name, str(error))
-        answer = ModelAnswer.model_validate_json(told)
+            if outcome.failed == _TOO_LONG:
+                raise LlmFailed(
+                    outcome.why, service=model.name, operation="complete", retryable=False, reason=_TOO_LONG
+                )
+            await self._give_up_on(model.name, outcome.why)
         self.account.requests += 1
         if answer.from_cache:
             self.account.cache_hits += 1
         else:
             self.account.usage += answer.usage
+        if not resumed:
+            for call in answer.tool_calls:
+                await self.news.log(f"→ {call.name} {call.arguments[:500]}")
         self.note("ask", f"{purpose}: {answer.model}{' (resumed)' if resumed else ''}", started)
         return answer
 
-    async def _call(self, model: LanguageModel, request: ModelRequest) -> str:
-        await self._check_budget()
-        log = LogStream(self.job.log)
+    async def _outcome(self, model: LanguageModel, request: ModelRequest) -> str:
+        """The answer, or the failure that decides what is asked next: without it, the next attempt would ask anew."""
         try:
-            async with asyncio.timeout_at(self._deadline):
-                answer = await model.complete(request, on_text=log.write)
-        except TimeoutError:
-            raise BudgetUsedUp(self._out_of_time()) from None
-        finally:
-            with contextlib.suppress(Exception):  # the log must not hide how the call ended
-                await log.close()
-        for call in answer.tool_calls:
-            await self.job.log(f"→ {call.name} {call.arguments[:500]}")
-        if self._budgets is not None and not answer.from_cache:
-            await self._budgets.spend(job_id=self._spender, user_id=self.task.user_id, usage=answer.usage)
+            answer = await self._call(model, request)
+        except LlmFailed as error:
+            last_attempt = self.job.attempt >= self.job.max_attempts
+            lasting = error.reason in _LASTING or (error.retryable and error.retry_after is None and last_attempt)
+            if error.reason != _TOO_LONG and (len(self._models) == 1 or not lasting):
+                raise
+            return _Failure(failed=error.reason, why=str(error)).model_dump_json()
         return answer.model_dump_json()
 
-    async def _check_budget(self) -> None:
+    async def _call(self, model: LanguageModel, request: ModelRequest) -> ModelAnswer:
+        self._check_budget()
+        log = LogStream(self.news.log)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    room = await self._reserve(model, request, stack)
+                    answer = await model.complete(request, on_text=log.write)
+            except TimeoutError:
+                raise BudgetUsedUp(self._out_of_time()) from None
+            finally:
+                with contextlib.suppress(Exception):  # the log must not hide how the call ended
+                    await log.close()
+            if room is not None and not answer.from_cache:
+                await room.settle(answer.usage)
+        return answer
+
+    async def _reserve(
+        self, model: LanguageModel, request: ModelRequest, stack: contextlib.AsyncExitStack
+    ) -> Reservation | None:
+        if self._budgets is None:
+            return None
+        reserving = self._budgets.reserve(
+            job_id=self._spender,
+            user_id=self.task.user_id,
+            job=self._allowance,
+            most=most_of(request, model.traits),
+            on_wait=self.news.log,
+        )
+        return await stack.enter_async_context(reserving)
+
+    def _check_budget(self) -> None:
+        """What needs no ledger: the clock, and what this attempt has spent or taken from the journal."""
         if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
             raise BudgetUsedUp(self._out_of_time())
         spent = self.account.usage
@@ -203,10 +239,6 @@ class Session:
         ):
             if allowed is not None and used >= allowed:
                 raise BudgetUsedUp(Exceeded(scope="job", unit=unit, allowed=allowed, used=used))
-        if self._budgets is not None:
-            exceeded = await self._budgets.check(job_id=self._spender, user_id=self.task.user_id, job=self._allowance)
-            if exceeded is not None:
-                raise BudgetUsedUp(exceeded)
 
     def _out_of_time(self) -> Exceeded:
         seconds = self.task.budget.seconds or 0.0
@@ -219,7 +251,7 @@ class Session:
 
     async def _give_up_on(self, name: str, why: str) -> None:
         self.account.models_failed[name] = why
-        await self.job.log(f"{name} can't do it ({why}); going on with {self._models[1]}")
+        await self.news.log(f"{name} can't do it ({why}); going on with {self._models[1]}")
         self._models = self._models[1:]
         self._model = None
 
@@ -244,7 +276,7 @@ class Session:
             try:
                 hits = await ask()
             except SearchFailed as error:
-                await self.job.log(f"code search: {error}")
+                await self.news.log(f"code search: {error}")
                 return "[]"
             return json.dumps(
                 [[hit.path, hit.start_line, hit.end_line, hit.symbol, round(hit.score, 4), hit.text] for hit in hits]
@@ -267,7 +299,7 @@ class Session:
         told, _ = await self.journal.step("tests", f"{self.test_command}\n{self.files.digest()}", run)
         report = TestReport.model_validate_json(told)
         self.note("check", f"{stage}: {describe(report)}", started)
-        await self.job.log(f"tests ({stage}): {describe(report)}")
+        await self.news.log(f"tests ({stage}): {describe(report)}")
         return report
 
     @property
@@ -287,7 +319,7 @@ class Session:
         report = TestReport.model_validate_json(told)
         said = f"{len(examples.holding(report))} of {len(examples.statements)} examples hold"
         self.note("check", f"{stage}: {said}", started)
-        await self.job.log(f"examples ({stage}): {said}")
+        await self.news.log(f"examples ({stage}): {said}")
         return report
 
     async def _run(

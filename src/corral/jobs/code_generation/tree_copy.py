@@ -9,25 +9,18 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from corral.adapters.cleanup import see_through
 from corral.adapters.sandbox.removal import remove_tree
 
 
 @contextlib.asynccontextmanager
 async def copy_of(root: Path) -> AsyncIterator[Path]:
     """A copy of ``root`` that goes away at exit."""
-    folder = await asyncio.to_thread(_make_copy, root)
-    try:
-        yield folder / root.name
-    finally:
-        await asyncio.shield(asyncio.to_thread(remove_tree, folder))
-
-
-def _make_copy(root: Path) -> Path:
     # Beside the worktree: it goes away with it even when the worker is killed now.
     folder = Path(tempfile.mkdtemp(prefix="tests-", dir=root.parent))
     try:
-        shutil.copytree(root, folder / root.name, symlinks=True)
-    except BaseException:
-        remove_tree(folder)
-        raise
-    return folder
+        # A thread can't be stopped: one that goes on would write into what is being removed.
+        await see_through(asyncio.to_thread(shutil.copytree, root, folder / root.name, symlinks=True))
+        yield folder / root.name
+    finally:
+        await see_through(asyncio.to_thread(remove_tree, folder))

@@ -62,6 +62,9 @@ class FolderWorkspace:
         )
         return "1" * 40
 
+    async def take_back(self) -> None:
+        self.commits.clear()
+
 
 class FolderWorkspaces:
     def __init__(
@@ -188,6 +191,8 @@ class ListRedis:
         raise AssertionError("the journal needs no pipeline")
 
     async def execute_command(self, name: Any, key: Any, *rest: Any) -> Any:
+        if name == "EVAL":
+            return self._append(*rest[1:])
         if name == "LRANGE":
             return list(self.lists.get(key, []))
         if name == "RPUSH":
@@ -201,6 +206,15 @@ class ListRedis:
         else:
             raise AssertionError(name)
         return None
+
+    def _append(self, key: str, length: int, line: str, ttl_s: int) -> int:
+        """What the journal's script does."""
+        steps = self.lists.setdefault(key, [])
+        if len(steps) == length:
+            steps.append(line)
+            self.expiries_s[key] = ttl_s
+            return 1
+        return int(len(steps) == length + 1 and steps[-1] == line)
 
 
 class Projects:
@@ -232,7 +246,13 @@ class Stage:
         return self.workspaces.workspaces[-1]
 
     async def run(
-        self, prompt: str = "Mend add in calc.py", *, attempt: int = 1, **options: Any
+        self,
+        prompt: str = "Mend add in calc.py",
+        *,
+        attempt: int = 1,
+        starts: int = 1,
+        reported: Any = None,
+        **options: Any,
     ) -> CodeGenerationResult:
         async def open_model(name: str) -> LanguageModel:
             model = self.models[name]
@@ -252,7 +272,15 @@ class Stage:
         )
         data = CodeGeneration(task_id="t1", user_id="u1", project_id="p1", prompt=prompt, **options)
         return await handler(
-            job_for(data, job_type="code-generation", reporter=self.reporter, attempt=attempt, max_attempts=3)
+            job_for(
+                data,
+                job_type="code-generation",
+                reporter=self.reporter,
+                attempt=attempt,
+                max_attempts=3,
+                starts=starts,
+                reported=reported,
+            )
         )
 
 
