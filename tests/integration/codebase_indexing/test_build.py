@@ -25,6 +25,7 @@ from corral.adapters.embedder.static import StaticEmbedder
 from corral.adapters.index.local import LocalIndexStore
 from corral.adapters.index.port import Filters, IndexName
 from corral.errors import GitFailed, SearchFailed
+from corral.jobs.codebase_indexing import git_program
 from corral.jobs.codebase_indexing import source as source_module
 from corral.jobs.codebase_indexing.build import BuildOptions, BuildReport, build
 from corral.jobs.codebase_indexing.search import CodeSearch, Neighbourhood
@@ -160,7 +161,7 @@ def test_changes_renames_and_deletes(
     (repository / "README.md").unlink()
     (repository / "src/new.py").write_text("def brand_new_thing():\n    return 1\n")
     done = run(source_of(kind, repository), store, embedder)
-    assert (done.indexed, done.removed, done.state.files) == (3, 2, 4)
+    assert (done.indexed, done.reused, done.removed, done.state.files) == (2, 2, 2, 4)
     assert paths(search, "value_added_duty") == ["src/tax.py"]
     assert (
         search.search_now("shop", "sales_tax", filters=Filters(paths=("src/tax.py",)))[0].symbol == "value_added_duty"
@@ -182,7 +183,7 @@ def test_a_rename_costs_no_embedding(
     git(repository, "mv", "src/cart.py", "src/moved.py")
     monkeypatch.setattr(embedder, "embed", None)  # a call would fail
     done = run(CommitSource(repository / ".git", commit(repository)), store, embedder)
-    assert done.indexed == 1
+    assert (done.indexed, done.reused) == (0, 4)
     hit = next(hit for hit in search.search_now("shop", "item") if hit.path == "src/moved.py")
     assert hit.text == before[hit.symbol].text
 
@@ -348,8 +349,8 @@ def test_fifos_sockets_and_devices_are_neither_opened_nor_waited_for(
 def test_a_tree_that_stands_for_endless_files_is_refused(
     repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_module, "_MAX_LIST_BYTES", 1_000_000)
-    monkeypatch.setattr(source_module, "_MAX_LIST_MEMORY_BYTES", 50_000_000)
+    monkeypatch.setattr(git_program, "_MAX_LIST_BYTES", 1_000_000)
+    monkeypatch.setattr(git_program, "_MAX_LIST_MEMORY_BYTES", 50_000_000)
     inside = f"100644 blob {git(repository, 'hash-object', '-w', 'README.md')}"
     for _ in range(6):  # a hundred to the sixth, in six objects
         listing = "".join(f"{inside}\tentry{number}.py\n" for number in range(100))

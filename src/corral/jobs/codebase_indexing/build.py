@@ -44,6 +44,8 @@ _BATCH_CHUNKS = 512
 _PROGRESS_EVERY = 64
 _WASTE_LIMIT = 0.5
 _MAX_NAMES = 24
+_PARTIAL = "partial"
+"""Note of an index that was last built for some files only: they may be of another commit than the rest."""
 
 Report = Callable[[int, int], None]
 """Told how many files of how many are done."""
@@ -116,6 +118,7 @@ def build(
         if done is not None:
             report(1, 1)
             return done
+    new = options.full or store.current(name) is None
     with (
         patient_collector(),
         store.writer(
@@ -124,18 +127,18 @@ def build(
     ):
         work = _Build(source, writer, embedder, options, report)
         work.run()
-        partial = bool(options.files) and writer.base is not None
-        commit = writer.base.commit if partial and writer.base else source.commit
-        notes = writer.base.notes if partial and writer.base else source.notes
-        state = writer.publish(commit=commit, notes=notes)
+        base = writer.base
+        shown: Source | IndexState = base if options.files and base is not None else source
+        notes = {**shown.notes, _PARTIAL: "yes"} if options.files else shown.notes
+        state = writer.publish(commit=shown.commit, notes=notes)
     return BuildReport(
         state=state,
         indexed=work.indexed,
-        reused=max(0, state.files - work.indexed) + work.carried,
+        reused=max(0, state.files - work.indexed),
         removed=work.removed,
         seconds=time.perf_counter() - started,
         cost_usd=work.cost_usd,
-        changed=True,
+        changed=new or base is None or work.touched or state.commit != base.commit,
     )
 
 
@@ -152,7 +155,7 @@ def _nothing_to_do(
         state = reader.state
     finally:
         reader.close()
-    if state.identity != identity or not source.unchanged(state.commit, state.notes):
+    if state.identity != identity or _PARTIAL in state.notes or not source.unchanged(state.commit, state.notes):
         return None
     return BuildReport(state, 0, state.files, 0, time.perf_counter() - started, 0.0, changed=False)
 
@@ -172,16 +175,19 @@ class _Build:
         self._done = 0
         self._total = 0
         self.indexed = 0
-        self.carried = 0
         self.removed = 0
+        #: Whether the index differs from its base in any file.
+        self.touched = False
         self.cost_usd = 0.0
 
     def run(self) -> None:
         """Do it."""
         change = self._change()
-        for path in change.removed:
-            self._writer.remove(shown_path(path))
-            self.removed += 1
+        for path in map(shown_path, change.removed):
+            if self._writer.known_blob(path) is not None:
+                self._writer.remove(path)
+                self.removed += 1
+        self.touched = bool(self.removed or change.changed)
         self._total = len(change.changed)
         self._report(0, max(1, self._total))
         wanted: list[Entry] = []
@@ -202,29 +208,20 @@ class _Build:
     def _change(self) -> Change:
         """What to look at, with the ignore rules of the source loaded."""
         base = self._writer.base
-        if base is not None and not self._options.files:
+        if base is not None and not self._options.files and _PARTIAL not in base.notes:
             change = self._source.changes(base.commit, base.notes)
             if change is not None and not _touches_ignore(change):
                 blob = self._writer.known_blob(IGNORE_FILE) if change.changed else None
                 self._load_ignore(Entry(IGNORE_FILE, blob) if blob else None)
                 blob_of = self._writer.known_blob
-                news = [
-                    entry
-                    for entry in change.changed
-                    if not entry.blob or blob_of(shown_path(entry.path)) != entry.blob  # links have no blob
-                ]
+                news = [entry for entry in change.changed if blob_of(shown_path(entry.path)) != entry.blob]
                 return Change(news, change.removed)
         entries = self._source.entries()
         self._load_ignore(next((entry for entry in entries if entry.path == IGNORE_FILE), None))
         known = self._writer.known()
-        if self._options.files and base is not None:
-            wanted = {path.removeprefix("./") for path in self._options.files}
+        wanted = {path.removeprefix("./") for path in self._options.files}
+        if wanted:
             entries = [entry for entry in entries if entry.path in wanted]
-            gone = sorted((wanted & known.keys()) - {shown_path(entry.path) for entry in entries})
-            return Change(entries, gone)
-        if self._options.files:
-            wanted = {path.removeprefix("./") for path in self._options.files}
-            return Change([entry for entry in entries if entry.path in wanted], ())
         shown = {shown_path(entry.path): entry for entry in entries}
         # Files that the rules left out, or leave out now, though their content is what it was.
         ruled = self._writer.skipped(SkipReason.IGNORED)
@@ -233,7 +230,8 @@ class _Build:
             for path, entry in shown.items()
             if known.get(path) != entry.blob or (entry.path in self._ignore) != (path in ruled)
         ]
-        return Change(changed, sorted(known.keys() - shown.keys()))
+        gone = known.keys() - shown.keys()
+        return Change(changed, sorted(gone & wanted if wanted else gone))
 
     def _load_ignore(self, entry: Entry | None) -> None:
         if entry is None or entry.kind is not EntryKind.FILE:
@@ -296,13 +294,11 @@ class _Build:
             ),
             old.vectors,
         )
-        self.indexed += 1
-        self.carried += 1
         self._step()
 
     def _take(self, entry: Entry, content: bytes | None) -> None:
         if content is None:
-            self._skip(entry, SkipReason.TOO_LARGE)
+            self._skip(entry, SkipReason.TOO_LARGE if entry.blob else SkipReason.UNREADABLE)
             return
         text = text_of(content, entry.path)
         if isinstance(text, SkipReason):
