@@ -23,14 +23,15 @@ from corral.adapters.words import WORDS_VERSION, words_of
 from corral.errors import ExtraMissing, SearchFailed
 from corral.jobs.codebase_indexing.chunks import CHUNKS_VERSION, Chunk, FileChunks, Symbol, chunk_file
 from corral.jobs.codebase_indexing.collector import patient_collector
+from corral.jobs.codebase_indexing.ignore import IgnoreRules
 from corral.jobs.codebase_indexing.languages import language_of
 from corral.jobs.codebase_indexing.ranking import RANKING_VERSION, compact, path_prior, stem_words
 from corral.jobs.codebase_indexing.rules import (
     IGNORE_FILE,
     MAX_FILE_BYTES,
     RULES_VERSION,
-    IgnoreRules,
     SkipReason,
+    decoded,
     skip_by_path,
     text_of,
 )
@@ -238,7 +239,7 @@ class _Build:
             return
         for _, content in self._source.read([entry], MAX_FILE_BYTES):
             if content is not None:
-                self._ignore = IgnoreRules(content.decode("utf-8", "replace"), self._options.ignore)
+                self._ignore = IgnoreRules(decoded(content) or "", self._options.ignore)
 
     def _reason(self, entry: Entry) -> SkipReason | None:
         if entry.kind is EntryKind.SYMLINK:
