@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from corral.adapters.embedder.hashed import HashedEmbedder
 from corral.adapters.embedder.static import StaticEmbedder
 from corral.adapters.index.local import LocalIndexStore
 from corral.adapters.index.port import IndexName
@@ -109,6 +110,25 @@ def test_a_file_of_another_commit_is_not_kept_for_good(
     assert shown(store)["tax/tax.py"] == "tax_thing"
     assert index(new).indexed == 1
     assert shown(store)["tax/tax.py"] == "later_thing"
+
+
+def test_some_files_built_anew_leave_the_others(
+    repository: Path, store: LocalIndexStore, index: Callable[..., BuildReport]
+) -> None:
+    head = CommitSource(repository / ".git", commit(repository))
+    index(head)
+    done = index(head, files=("tax/tax.py",), full=True)
+    assert (done.changed, done.indexed, done.reused, done.state.files) == (True, 1, 2, 3)
+
+
+def test_an_index_that_has_to_be_made_anew_is_made_whole_whatever_files_are_named(
+    repository: Path, store: LocalIndexStore, index: Callable[..., BuildReport]
+) -> None:
+    head = CommitSource(repository / ".git", commit(repository))
+    index(head)
+    done = build(head, store, NAME, HashedEmbedder(dimension=8), BuildOptions(files=("tax/tax.py",)))
+    assert (done.indexed, done.state.files) == (3, 3), "another model"
+    assert not build(head, store, NAME, HashedEmbedder(dimension=8)).changed
 
 
 # --- files that change while they are looked at

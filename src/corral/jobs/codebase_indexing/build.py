@@ -72,9 +72,9 @@ class BuildReport:
 class BuildOptions:
     """How to build."""
 
-    #: Build anew, whatever there is.
+    #: Read and store anew, whatever there is.
     full: bool = False
-    #: Only look at these paths; empty means all.
+    #: Only look at these paths, and leave the others as they are; empty means all.
     files: Sequence[str] = ()
     #: More patterns to leave out, in .gitignore's syntax.
     ignore: Sequence[str] = field(default=())
@@ -119,13 +119,19 @@ def build(
         if done is not None:
             report(1, 1)
             return done
-    new = options.full or store.current(name) is None
+    first = store.current(name) is None
     with (
         patient_collector(),
         store.writer(
-            name, identity=identity, embedder=embedder.name, dimension=embedder.dimension, fresh=options.full
+            name,
+            identity=identity,
+            embedder=embedder.name,
+            dimension=embedder.dimension,
+            fresh=options.full and not options.files,
         ) as writer,
     ):
+        if writer.base is None and not first:
+            options = replace(options, files=())  # what could be searched until now stays searchable
         work = _Build(source, writer, embedder, options, report)
         work.run()
         base = writer.base
@@ -139,7 +145,7 @@ def build(
         removed=work.removed,
         seconds=time.perf_counter() - started,
         cost_usd=work.cost_usd,
-        changed=new or base is None or work.touched or state.commit != base.commit,
+        changed=options.full or first or base is None or work.touched or state.commit != base.commit,
     )
 
 
@@ -196,7 +202,7 @@ class _Build:
             reason = self._reason(entry)
             if reason is not None:
                 self._skip(entry, reason)
-            elif self._writer.base is not None and (old := self._known(entry)) is not None:
+            elif self._writer.base is not None and not self._options.full and (old := self._known(entry)) is not None:
                 self._carry(entry, old)
             else:
                 wanted.append(entry)
@@ -229,7 +235,7 @@ class _Build:
         changed = [
             entry
             for path, entry in shown.items()
-            if known.get(path) != entry.blob or (entry.path in self._ignore) != (path in ruled)
+            if self._options.full or known.get(path) != entry.blob or (entry.path in self._ignore) != (path in ruled)
         ]
         gone = known.keys() - shown.keys()
         return Change(changed, sorted(gone & wanted if wanted else gone))
