@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import posixpath
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,8 @@ from corral.adapters.index.port import (
     StoredSymbol,
 )
 from corral.errors import SearchFailed
-from corral.jobs.codebase_indexing.naming import definitions_of, named_as_asked, namesakes
+from corral.jobs.codebase_indexing.languages import KINDS
+from corral.jobs.codebase_indexing.naming import definitions_of, named_as_asked, unknown_file
 from corral.jobs.codebase_indexing.ranking import (
     CANDIDATES,
     WEIGHTS,
@@ -152,6 +154,23 @@ class CodeSearch:
         """
         filters = Filters(frozenset(map(str.lower, languages)), tuple(paths), frozenset(map(str.lower, kinds)))
         return await asyncio.to_thread(self.search_now, project_id, query, limit=limit, branch=branch, filters=filters)
+
+    async def unknown_filters(
+        self, project_id: str, *, branch: str = "", languages: Iterable[str] = (), kinds: Iterable[str] = ()
+    ) -> str:
+        """What to tell somebody who found nothing, if there is no such filter; ``""`` if there is.
+
+        Raises:
+            SearchFailed: ``not_indexed``, or it can't be read.
+        """
+        for what, asked, known in (
+            ("language", languages, (await self.state(project_id, branch=branch)).languages),
+            ("kind", kinds, KINDS),
+        ):
+            unknown = sorted(set(map(str.lower, asked)) - set(known))
+            if unknown:
+                return f"no {what} here is called {', '.join(unknown)}; there are {', '.join(known)}"
+        return ""
 
     def search_now(
         self, project_id: str, query: str, *, limit: int = 10, branch: str = "", filters: Filters | None = None
@@ -309,10 +328,10 @@ class CodeSearch:
 
     def _neighbourhood(self, opened: _Open, path: str, max_tokens: int) -> Neighbourhood:
         reader = opened.reader
-        path = path.removeprefix("./")
+        path = posixpath.normpath(path)
         if reader.file(path) is None:
             raise SearchFailed(
-                f"the index holds no file {path!r}{namesakes(reader, path)}",
+                unknown_file(reader, path),
                 service="index",
                 operation="neighbourhood",
                 retryable=False,

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, Protocol
 
-from corral.errors import GitFailed
+from corral.errors import GitFailed, SearchFailed
 from corral.jobs.codebase_indexing import folders
 from corral.jobs.codebase_indexing.folders import Folders
 from corral.jobs.codebase_indexing.git_program import contents, listed, run, sizes
@@ -341,7 +341,19 @@ class FolderSource:
 
 
 def folder_source(root: Path) -> WorktreeSource | FolderSource | CommitSource:
-    """A worktree when ``root`` is the top of one, HEAD of a bare repository, else a plain folder."""
+    """A worktree when ``root`` is the top of one, HEAD of a bare repository, else a plain folder.
+
+    Raises:
+        SearchFailed: There is no such folder (any more).
+    """
+    if not root.is_dir():
+        raise SearchFailed(
+            f"expected a folder, found none at {str(root)!r}",
+            service="index",
+            operation="look",
+            retryable=False,
+            reason="no_folder",
+        )
     if (root / ".git").exists():
         return WorktreeSource(root)
     head = head_of(root)
