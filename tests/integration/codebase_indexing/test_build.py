@@ -601,6 +601,32 @@ async def test_what_is_around_a_file(
         await search.neighbourhood("shop", "nothing.py")
 
 
+async def test_a_module_that_is_imported_from_its_package_is_seen(
+    tmp_path: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    importers = {
+        "plain.py": "from shop import tax_rules\n",
+        "shop/sibling.py": "from . import tax_rules as rules\n",
+        "shop/deep/below.py": "from .. import (\n    cart,  # from . import nothing\n    tax_rules,\n)\n",
+        "tests/test_other.py": "def test_it():\n    from backend.shop import cart, \\\n        tax_rules\n",
+    }
+    others = {
+        "shop/deep/cousin.py": "from . import tax_rules\n",
+        "shop/cart.py": "from . import prices  # not tax_rules\n",
+        "elsewhere.py": "from other import tax_rules\n",
+        "above.py": "from .... import tax_rules\n",
+        "shop/tax_rules.py": "from . import cart\nfrom .deep import cousin\nfrom . import tax_rules\n",
+    }
+    for name, text in {**importers, **others}.items():
+        path = tmp_path / "code/backend" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n\ndef made_here(): pass\n")
+    run(folder_source(tmp_path / "code"), store, embedder)
+    around = await search.neighbourhood("shop", "backend/shop/tax_rules.py")
+    assert around.importers == tuple(sorted(f"backend/{name}" for name in importers))
+    assert around.imported_files == ("backend/shop/cart.py", "backend/shop/deep/cousin.py")
+
+
 async def test_what_is_around_a_file_stays_within_its_budget(
     repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
 ) -> None:

@@ -25,6 +25,7 @@ from corral.adapters.index.port import (
 from corral.errors import SearchFailed
 from corral.jobs.codebase_indexing.languages import KINDS
 from corral.jobs.codebase_indexing.naming import definitions_of, named_as_asked, unknown_file
+from corral.jobs.codebase_indexing.python_imports import modules_from_packages, python_importers
 from corral.jobs.codebase_indexing.ranking import (
     CANDIDATES,
     WEIGHTS,
@@ -340,12 +341,19 @@ class CodeSearch:
         symbols = reader.symbols_of(path)
         imports = reader.imports_of(path)
         importers = [found for found in reader.importers(import_names(path)) if found != path]
+        modules: Iterable[str] = ()
+        if path.endswith(".py"):
+            importers = python_importers(reader, path, importers)
+            modules = modules_from_packages(reader, path)
         if opened.paths is None:
             opened.paths = _Paths(reader.files())
         known = opened.paths
         tests = _tests_of(known, path, importers)
         callers = self._callers(opened, path, symbols, importers)
-        imported = sorted({found for name in imports for found in resolved_imports(name, path) if found in known.all})
+        imported = sorted(
+            {found for name in (*imports, *modules) for found in resolved_imports(name, path) if found in known.all}
+            - {path}
+        )
         purse = _Purse(max_tokens // 2)
         told = Neighbourhood(
             path=path,
