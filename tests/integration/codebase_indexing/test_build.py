@@ -658,6 +658,19 @@ async def test_what_is_around_a_file_stays_within_its_budget(
         await search.neighbourhood("shop", "wide.py")
 
 
+async def test_importers_leave_room_for_definitions(
+    tmp_path: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/common.py").write_text("".join(f"def duty_{number}(): pass\n" for number in range(40)))
+    for number in range(300):
+        (tmp_path / f"code/user_{number}.py").write_text("import common\n\nx = 1\n")
+    run(folder_source(tmp_path / "code"), store, embedder)
+    around = await search.neighbourhood("shop", "common.py", max_tokens=2000)
+    assert len(around.symbols) > 10 < len(around.importers)
+    assert around.left_out == 40 + 300 - len(around.symbols) - len(around.importers)
+
+
 async def test_a_name_may_say_inside_of_what_it_is_defined(
     repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
 ) -> None:

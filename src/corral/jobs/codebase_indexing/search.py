@@ -357,9 +357,10 @@ class CodeSearch:
         purse = _Purse(max_tokens // 2)
         told = Neighbourhood(
             path=path,
-            tests=purse.pay(tests, token_estimate),
-            imported_files=purse.pay(imported, token_estimate),
-            importers=purse.pay(importers, token_estimate),
+            # What everybody imports or tests leaves room for what it is.
+            tests=purse.pay(tests, token_estimate, share=0.5),
+            imported_files=purse.pay(imported, token_estimate, share=0.5),
+            importers=purse.pay(importers, token_estimate, share=0.5),
             symbols=purse.pay(symbols, _symbol_tokens),
             imports=purse.pay(imports, token_estimate),
             callers=tuple(within_budget(callers, max_tokens - max_tokens // 2 + purse.left)),
@@ -445,12 +446,13 @@ class _Purse:
         self.left = tokens
         self.refused = 0
 
-    def pay(self, entries: Sequence[T], cost: Callable[[T], int]) -> tuple[T, ...]:
-        """As many entries as there is room for."""
+    def pay(self, entries: Sequence[T], cost: Callable[[T], int], *, share: float = 1.0) -> tuple[T, ...]:
+        """As many entries as there is room for in a share of what is left."""
         kept = []
+        keep = self.left - int(self.left * share)
         for entry in entries:
             price = cost(entry)
-            if price > self.left:
+            if price > self.left - keep:
                 break
             self.left -= price
             kept.append(entry)
