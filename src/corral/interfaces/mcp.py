@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ from corral.interfaces.identity import Authenticator, TokenStore
 from corral.interfaces.jwts import JwtVerifier
 from corral.interfaces.mcp_access import Guarded, caller
 from corral.jobs.codebase_indexing.indexed_folders import IndexedFolders
-from corral.jobs.codebase_indexing.languages import KINDS
 from corral.jobs.codebase_indexing.search import CodeSearch, SearchHit, not_indexed
 from corral.settings import Settings, read_settings
 
@@ -210,23 +209,23 @@ class _Answers:
                 paths=paths or (),
                 kinds=kinds or (),
             )
-            if not hits:
-                known = (await self._search.state(project, branch=branch)).languages
-                self._refuse_unknown("language", languages or (), known)
-                self._refuse_unknown("kind", kinds or (), KINDS)
+            # An empty answer would say that there is no such code, where there is only no such filter.
+            unknown = (
+                ""
+                if hits
+                else await self._search.unknown_filters(
+                    project, branch=branch, languages=languages or (), kinds=kinds or ()
+                )
+            )
         except CorralError as error:
             raise self._tool_error(str(error)) from error
+        if unknown:
+            raise self._tool_error(unknown)
         return [_shown(hit) for hit in hits]
 
     def _need(self, value: str, name: str) -> None:
         if not value.strip():
             raise self._tool_error(f"expected some text as {name}, got {value!r}")
-
-    def _refuse_unknown(self, what: str, asked: Sequence[str], known: Iterable[str]) -> None:
-        """An empty answer would say that there is no such code, where there is only no such filter."""
-        unknown = sorted(set(map(str.lower, asked)) - set(known))
-        if unknown:
-            raise self._tool_error(f"no {what} here is called {', '.join(unknown)}; there are {', '.join(known)}")
 
     async def definitions(self, project_id: str, name: str, branch: str) -> list[dict[str, Any]]:
         self._need(name, "name")

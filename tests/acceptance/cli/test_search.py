@@ -13,6 +13,7 @@ from tests.support.repositories import Repository
 from corral.adapters.embedder.static import StaticEmbedder
 from corral.adapters.index.factory import make_index_store
 from corral.adapters.index.port import IndexName
+from corral.interfaces.cli.output import ExitCode
 from corral.jobs.codebase_indexing.build import build
 from corral.jobs.codebase_indexing.source import CommitSource
 from corral.settings import Settings
@@ -57,7 +58,12 @@ def test_hits_are_shown_with_their_reason_and_filtered(
     assert "return amount" in shown.stdout
     nothing = cli("search", project, "tax", "--language", "cobol")
     assert (nothing.exit_code, nothing.stdout) == (0, "")
-    assert "nothing found" in nothing.stderr
+    assert "nothing found: no language here is called cobol; there are " in nothing.stderr
+    assert "no kind here is called klass" in cli("search", project, "tax", "--kind", "klass").stderr
+    assert "nothing found\n" in cli("search", project, "tax", "--path", "nowhere/").stderr
+    empty = cli("search", project, " ")
+    assert empty.exit_code == ExitCode.USAGE
+    assert "expected some text to look for" in empty.stderr
 
 
 def test_a_project_without_an_index_is_told_what_to_do(cli: Cli, tmp_path: Path) -> None:

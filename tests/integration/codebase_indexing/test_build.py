@@ -25,6 +25,7 @@ from corral.adapters.embedder.static import StaticEmbedder
 from corral.adapters.index.local import LocalIndexStore
 from corral.adapters.index.port import Filters, IndexName
 from corral.errors import GitFailed, SearchFailed
+from corral.jobs.codebase_indexing import git_program
 from corral.jobs.codebase_indexing import source as source_module
 from corral.jobs.codebase_indexing.build import BuildOptions, BuildReport, build
 from corral.jobs.codebase_indexing.search import CodeSearch, Neighbourhood
@@ -160,7 +161,7 @@ def test_changes_renames_and_deletes(
     (repository / "README.md").unlink()
     (repository / "src/new.py").write_text("def brand_new_thing():\n    return 1\n")
     done = run(source_of(kind, repository), store, embedder)
-    assert (done.indexed, done.removed, done.state.files) == (3, 2, 4)
+    assert (done.indexed, done.reused, done.removed, done.state.files) == (2, 2, 2, 4)
     assert paths(search, "value_added_duty") == ["src/tax.py"]
     assert (
         search.search_now("shop", "sales_tax", filters=Filters(paths=("src/tax.py",)))[0].symbol == "value_added_duty"
@@ -182,7 +183,7 @@ def test_a_rename_costs_no_embedding(
     git(repository, "mv", "src/cart.py", "src/moved.py")
     monkeypatch.setattr(embedder, "embed", None)  # a call would fail
     done = run(CommitSource(repository / ".git", commit(repository)), store, embedder)
-    assert done.indexed == 1
+    assert (done.indexed, done.reused) == (0, 4)
     hit = next(hit for hit in search.search_now("shop", "item") if hit.path == "src/moved.py")
     assert hit.text == before[hit.symbol].text
 
@@ -348,8 +349,8 @@ def test_fifos_sockets_and_devices_are_neither_opened_nor_waited_for(
 def test_a_tree_that_stands_for_endless_files_is_refused(
     repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_module, "_MAX_LIST_BYTES", 1_000_000)
-    monkeypatch.setattr(source_module, "_MAX_LIST_MEMORY_BYTES", 50_000_000)
+    monkeypatch.setattr(git_program, "_MAX_LIST_BYTES", 1_000_000)
+    monkeypatch.setattr(git_program, "_MAX_LIST_MEMORY_BYTES", 50_000_000)
     inside = f"100644 blob {git(repository, 'hash-object', '-w', 'README.md')}"
     for _ in range(6):  # a hundred to the sixth, in six objects
         listing = "".join(f"{inside}\tentry{number}.py\n" for number in range(100))
@@ -613,6 +614,32 @@ async def test_what_is_around_a_file(
         await search.neighbourhood("shop", "nothing.py")
 
 
+async def test_a_module_that_is_imported_from_its_package_is_seen(
+    tmp_path: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    importers = {
+        "plain.py": "from shop import tax_rules\n",
+        "shop/sibling.py": "from . import tax_rules as rules\n",
+        "shop/deep/below.py": "from .. import (\n    cart,  # from . import nothing\n    tax_rules,\n)\n",
+        "tests/test_other.py": "def test_it():\n    from backend.shop import cart, \\\n        tax_rules\n",
+    }
+    others = {
+        "shop/deep/cousin.py": "from . import tax_rules\n",
+        "shop/cart.py": "from . import prices  # not tax_rules\n",
+        "elsewhere.py": "from other import tax_rules\n",
+        "above.py": "from .... import tax_rules\n",
+        "shop/tax_rules.py": "from . import cart\nfrom .deep import cousin\nfrom . import tax_rules\n",
+    }
+    for name, text in {**importers, **others}.items():
+        path = tmp_path / "code/backend" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n\ndef made_here(): pass\n")
+    run(folder_source(tmp_path / "code"), store, embedder)
+    around = await search.neighbourhood("shop", "backend/shop/tax_rules.py")
+    assert around.importers == tuple(sorted(f"backend/{name}" for name in importers))
+    assert around.imported_files == ("backend/shop/cart.py", "backend/shop/deep/cousin.py")
+
+
 async def test_what_is_around_a_file_stays_within_its_budget(
     repository: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
 ) -> None:
@@ -642,6 +669,19 @@ async def test_what_is_around_a_file_stays_within_its_budget(
         assert around.left_out == sum(map(len, whole)) - kept
     with pytest.raises(SearchFailed, match=r"no file 'wide.py'; there is src/wide.py"):
         await search.neighbourhood("shop", "wide.py")
+
+
+async def test_importers_leave_room_for_definitions(
+    tmp_path: Path, store: LocalIndexStore, embedder: StaticEmbedder, search: CodeSearch
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/common.py").write_text("".join(f"def duty_{number}(): pass\n" for number in range(40)))
+    for number in range(300):
+        (tmp_path / f"code/user_{number}.py").write_text("import common\n\nx = 1\n")
+    run(folder_source(tmp_path / "code"), store, embedder)
+    around = await search.neighbourhood("shop", "common.py", max_tokens=2000)
+    assert len(around.symbols) > 10 < len(around.importers)
+    assert around.left_out == 40 + 300 - len(around.symbols) - len(around.importers)
 
 
 async def test_a_name_may_say_inside_of_what_it_is_defined(

@@ -104,15 +104,32 @@ async def test_what_an_agent_gets_wrong_is_told(local: LocalFolder, folder: Path
             assert f"expected some text as {name}" in await refused(tool, **{name: " "})
         assert "expected some text as path" in await refused("around_file", path="")
         assert "there is tax.py" in await refused("around_file", path="src/tax.py")
+        (folder / "logo.png").write_bytes(b"\x89PNG")
+        assert "'logo.png' was left out of the index" in await refused("around_file", path="logo.png")
         assert "limit" in await refused("search_code", **tax, limit="many")
         assert "Unknown tool" in await refused("delete_everything")
         found = await client.call_tool("search_code", {**tax, "languages": ["Python"], "kinds": ["FUNCTION"]})
         assert [hit["path"] for hit in said(found)][:1] == ["tax.py"]
         assert said(await client.call_tool("search_code", {**tax, "paths": ["nowhere/"]})) == []
-        for path in ("tax.py", "./tax.py", str(folder / "tax.py")):
+        for path in ("tax.py", "./tax.py", "src/../tax.py", str(folder / "tax.py")):
             around = said(await client.call_tool("around_file", {"path": path}))
             assert (around["path"], around["left_out"]) == ("tax.py", 0)
         assert said(await client.call_tool("find_definition", {"name": "tax.sales_tax"}))[0]["path"] == "tax.py"
+    search.close()
+
+
+async def test_a_folder_that_is_gone_is_said_to_be_and_found_again(local: LocalFolder, folder: Path) -> None:
+    search = CodeSearch(local.store, local.embedder)
+    async with Client(make_server(search, folder=local)) as client:
+        assert said(await client.call_tool("find_definition", {"name": "sales_tax"}))
+        folder.rename(folder.with_name("away"))
+        refused = await client.call_tool("find_definition", {"name": "sales_tax"})
+        assert refused.is_error
+        assert f"expected a folder, found none at '{folder}'" in refused.content[0].text  # type: ignore[union-attr]
+        folder.with_name("away").rename(folder)
+        before = (await search.state(local.project_id)).generation
+        assert said(await client.call_tool("find_definition", {"name": "sales_tax"}))
+        assert (await search.state(local.project_id)).generation == before, "nothing was lost meanwhile"
     search.close()
 
 

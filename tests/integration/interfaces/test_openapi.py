@@ -21,11 +21,17 @@ HERE = Path(__file__).parent
 
 
 class Search:
-    """Code search that finds one thing."""
+    """Code search that finds one thing of each kind."""
 
     async def search(self, project_id: str, query: str, **_: Any) -> list[dict[str, Any]]:
         hit = {"path": f"{project_id}.py", "start_line": 1, "end_line": 2, "symbol": "", "kind": ""}
         return [{**hit, "language": "python", "score": 1.0, "why": "words", "text": query}]
+
+    async def neighbourhood(self, project_id: str, path: str, **_: Any) -> dict[str, Any]:
+        symbol = {"name": project_id, "kind": "function", "start_line": 1, "end_line": 2, "parent": ""}
+        lists = {key: [path] for key in ("imports", "imported_files", "importers", "tests")}
+        callers = await self.search(project_id, path)
+        return {"path": path, "symbols": [symbol], "callers": callers, "left_out": 0, **lists}
 
 
 @pytest.mark.slow

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.integration.interfaces.samples import Client, ClientFactory, TokenFactory
 
+from corral.adapters.embedder.static import StaticEmbedder
 from corral.adapters.index.port import IndexName
 from corral.client import Corral
+from corral.jobs.codebase_indexing.build import build
+from corral.jobs.codebase_indexing.source import FolderSource
 from corral.projects import Project
 
 
@@ -72,3 +76,28 @@ async def test_a_project_takes_its_indexes_along(client: Client, corral: Corral)
     assert (await client.delete("/v1/projects/lib")).status_code == 204
 
     assert store.branches("lib") == []
+
+
+async def test_what_is_around_a_file_is_told(client: Client, corral: Corral, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/tax.py").write_text("import json\n\n\ndef sales_tax(amount):\n    return amount * 0.19\n")
+    (tmp_path / "shop/till.py").write_text("from shop import tax\n\n\ndef pay():\n    return tax.sales_tax(3)\n")
+    (tmp_path / "wide.py").write_text("".join(f"def duty_{number}(): pass\n" for number in range(50)))
+    await corral.parts.projects.add(_lib())
+    build(FolderSource(tmp_path), corral.parts.index_store, IndexName("lib"), StaticEmbedder())
+    path = "/v1/projects/lib/neighbourhood"
+
+    around = await client.get(path, params={"path": "shop/tax.py"})
+
+    assert around.status_code == 200
+    told = around.json()
+    assert told["symbols"] == [{"name": "sales_tax", "kind": "function", "startLine": 4, "endLine": 5, "parent": ""}]
+    assert (told["imports"], told["importers"], told["importedFiles"]) == (["json"], ["shop/till.py"], [])
+    assert [(hit["path"], hit["why"]) for hit in told["callers"]] == [("shop/till.py", "uses sales_tax")]
+    assert (told["path"], told["tests"], told["leftOut"]) == ("shop/tax.py", [], 0)
+    wide = (await client.get(path, params={"path": "wide.py", "maxTokens": 100})).json()
+    assert len(wide["symbols"]) + wide["leftOut"] == 50 > len(wide["symbols"])
+    missing = await client.get(path, params={"path": "tax.py"})
+    assert (missing.status_code, missing.json()["type"]) == (404, "urn:corral:problem:unknown-file")
+    assert "there is shop/tax.py" in missing.json()["detail"]
+    assert (await client.get(path, params={"path": "x", "maxTokens": 1})).status_code == 422

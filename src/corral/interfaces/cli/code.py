@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from corral.client import Corral
+from corral.errors import PayloadInvalid
 from corral.interfaces.cli.following import ending_code, show_following
 from corral.interfaces.cli.output import ExitCode, Output
 from corral.interfaces.cli.parameters import DEFAULT_USER, JsonOption, ProjectArgument, TimeoutOption, UserOption
@@ -78,6 +79,8 @@ def search(
     """Search an indexed project."""
 
     async def command(corral: Corral, output: Output) -> ExitCode | None:
+        if not query.strip():
+            raise PayloadInvalid(f"expected some text to look for, got {query!r}")
         await corral.parts.projects.get(project)
         from rich.syntax import Syntax  # noqa: PLC0415 - its highlighter's tables are for the few that show code
 
@@ -108,7 +111,10 @@ def search(
                 )
             )
         if not hits:
-            output.note("nothing found")
+            unknown = await corral.parts.code_search.unknown_filters(
+                project, branch=branch, languages=language or (), kinds=kind or ()
+            )
+            output.note(f"nothing found: {unknown}" if unknown else "nothing found")
         return None
 
     run(context, command, json=json)

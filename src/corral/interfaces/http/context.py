@@ -88,6 +88,10 @@ class SearchPort(Protocol):
         """Hits, best first."""
         ...
 
+    async def neighbourhood(self, project_id: str, path: str, *, max_tokens: int = 4000, branch: str = "") -> Any:
+        """What is around a file."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Call:

@@ -646,6 +646,33 @@ class SearchHits(Outbound):
     hits: list[SearchHit]
 
 
+class Definition(Outbound):
+    """Something defined in a file that is named already."""
+
+    name: str
+    kind: str
+    start_line: int
+    end_line: int
+    parent: str
+    """What it is inside of; empty at the top."""
+
+
+class Neighbourhood(Outbound):
+    """What is around a file, within a budget of tokens."""
+
+    path: str
+    symbols: list[Definition]
+    imports: list[str]
+    """As written."""
+    imported_files: list[str]
+    importers: list[str]
+    tests: list[str]
+    callers: list[SearchHit]
+    """Code that uses its definitions, best first."""
+    left_out: int
+    """Entries that the budget had no room for."""
+
+
 class Health(Outbound):
     """The process is alive."""
 

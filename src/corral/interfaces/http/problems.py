@@ -88,6 +88,7 @@ _REFUSALS: Final[Mapping[str, tuple[int, str, str]]] = {
     "pull_request_not_found": (404, "pull-request-not-found", "No such pull request"),
     "repository_not_found": (404, "repository-not-found", "No such repository"),
     "not_indexed": (404, "not-indexed", "This project has no index yet"),
+    "unknown_file": (404, "unknown-file", "The index holds no such file"),
     "on_another_forge": (409, "on-another-forge", "Another forge keeps this project's pull requests"),
     "not_open": (409, "pull-request-not-open", "The pull request's state doesn't allow this"),
     "merge_conflict": (409, "merge-conflict", "The branches conflict"),

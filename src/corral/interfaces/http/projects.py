@@ -40,6 +40,8 @@ def add_routes(section: Section) -> None:
              problems=(404, 502))  # fmt: skip
     endpoint(section, "GET", "/projects/{project_id}/search", search_project, scope="read", answers=models.SearchHits,
              problems=(404, 501, 502))  # fmt: skip
+    endpoint(section, "GET", "/projects/{project_id}/neighbourhood", show_neighbourhood, scope="read",
+             answers=models.Neighbourhood, problems=(404, 501, 502))  # fmt: skip
 
 
 def _store(call: Call) -> ProjectStore:
@@ -118,6 +120,21 @@ async def search_project(  # noqa: PLR0917 - FastAPI gives them by name
         project_id, q, limit=limit, branch=branch, languages=language, paths=path, kinds=kind
     )
     return Json(models.SearchHits(hits=[models.SearchHit.model_validate(hit) for hit in hits]))
+
+
+async def show_neighbourhood(
+    call: CallDep,
+    project_id: ProjectId,
+    path: Annotated[str, Query(min_length=1, max_length=4000, description="A file, from the repository's root.")],
+    max_tokens: Annotated[
+        int, Query(alias="maxTokens", ge=100, le=50_000, description="Of all of it together.")
+    ] = 4000,
+    branch: Annotated[str, Query(max_length=200, description="Empty: the default branch.")] = "",
+) -> Response:
+    """Get what is around a file: its definitions, imports, importers and tests, and code that uses it."""
+    await _store(call).get(usable_project(call, project_id))
+    around = await _search(call).neighbourhood(project_id, path, max_tokens=max_tokens, branch=branch)
+    return Json(models.Neighbourhood.model_validate(around))
 
 
 def _view(project: Project) -> models.ProjectView:

@@ -23,14 +23,15 @@ from corral.adapters.words import WORDS_VERSION, words_of
 from corral.errors import ExtraMissing, SearchFailed
 from corral.jobs.codebase_indexing.chunks import CHUNKS_VERSION, Chunk, FileChunks, Symbol, chunk_file
 from corral.jobs.codebase_indexing.collector import patient_collector
+from corral.jobs.codebase_indexing.ignore import IgnoreRules
 from corral.jobs.codebase_indexing.languages import language_of
 from corral.jobs.codebase_indexing.ranking import RANKING_VERSION, compact, path_prior, stem_words
 from corral.jobs.codebase_indexing.rules import (
     IGNORE_FILE,
     MAX_FILE_BYTES,
     RULES_VERSION,
-    IgnoreRules,
     SkipReason,
+    decoded,
     skip_by_path,
     text_of,
 )
@@ -44,6 +45,8 @@ _BATCH_CHUNKS = 512
 _PROGRESS_EVERY = 64
 _WASTE_LIMIT = 0.5
 _MAX_NAMES = 24
+_PARTIAL = "partial"
+"""Note of an index that was last built for some files only: they may be of another commit than the rest."""
 
 Report = Callable[[int, int], None]
 """Told how many files of how many are done."""
@@ -69,9 +72,9 @@ class BuildReport:
 class BuildOptions:
     """How to build."""
 
-    #: Build anew, whatever there is.
+    #: Read and store anew, whatever there is.
     full: bool = False
-    #: Only look at these paths; empty means all.
+    #: Only look at these paths, and leave the others as they are; empty means all.
     files: Sequence[str] = ()
     #: More patterns to leave out, in .gitignore's syntax.
     ignore: Sequence[str] = field(default=())
@@ -116,26 +119,33 @@ def build(
         if done is not None:
             report(1, 1)
             return done
+    first = store.current(name) is None
     with (
         patient_collector(),
         store.writer(
-            name, identity=identity, embedder=embedder.name, dimension=embedder.dimension, fresh=options.full
+            name,
+            identity=identity,
+            embedder=embedder.name,
+            dimension=embedder.dimension,
+            fresh=options.full and not options.files,
         ) as writer,
     ):
+        if writer.base is None and not first:
+            options = replace(options, files=())  # what could be searched until now stays searchable
         work = _Build(source, writer, embedder, options, report)
         work.run()
-        partial = bool(options.files) and writer.base is not None
-        commit = writer.base.commit if partial and writer.base else source.commit
-        notes = writer.base.notes if partial and writer.base else source.notes
-        state = writer.publish(commit=commit, notes=notes)
+        base = writer.base
+        shown: Source | IndexState = base if options.files and base is not None else source
+        notes = {**shown.notes, _PARTIAL: "yes"} if options.files else shown.notes
+        state = writer.publish(commit=shown.commit, notes=notes)
     return BuildReport(
         state=state,
         indexed=work.indexed,
-        reused=max(0, state.files - work.indexed) + work.carried,
+        reused=max(0, state.files - work.indexed),
         removed=work.removed,
         seconds=time.perf_counter() - started,
         cost_usd=work.cost_usd,
-        changed=True,
+        changed=options.full or first or base is None or work.touched or state.commit != base.commit,
     )
 
 
@@ -152,7 +162,7 @@ def _nothing_to_do(
         state = reader.state
     finally:
         reader.close()
-    if state.identity != identity or not source.unchanged(state.commit, state.notes):
+    if state.identity != identity or _PARTIAL in state.notes or not source.unchanged(state.commit, state.notes):
         return None
     return BuildReport(state, 0, state.files, 0, time.perf_counter() - started, 0.0, changed=False)
 
@@ -172,16 +182,19 @@ class _Build:
         self._done = 0
         self._total = 0
         self.indexed = 0
-        self.carried = 0
         self.removed = 0
+        #: Whether the index differs from its base in any file.
+        self.touched = False
         self.cost_usd = 0.0
 
     def run(self) -> None:
         """Do it."""
         change = self._change()
-        for path in change.removed:
-            self._writer.remove(shown_path(path))
-            self.removed += 1
+        for path in map(shown_path, change.removed):
+            if self._writer.known_blob(path) is not None:
+                self._writer.remove(path)
+                self.removed += 1
+        self.touched = bool(self.removed or change.changed)
         self._total = len(change.changed)
         self._report(0, max(1, self._total))
         for entry, content in self._source.read(self._to_read(change.changed), MAX_FILE_BYTES):
@@ -195,7 +208,7 @@ class _Build:
             reason = self._reason(entry)
             if reason is not None:
                 self._skip(entry, reason)
-            elif self._writer.base is not None and (old := self._known(entry)) is not None:
+            elif self._writer.base is not None and not self._options.full and (old := self._known(entry)) is not None:
                 self._carry(entry, old)
             else:
                 yield entry
@@ -203,30 +216,21 @@ class _Build:
     def _change(self) -> Change:
         """What to look at, with the ignore rules of the source loaded."""
         base = self._writer.base
-        if base is not None and not self._options.files:
+        if base is not None and not self._options.files and _PARTIAL not in base.notes:
             change = self._source.changes(base.commit, base.notes)
             if change is not None and not _touches_ignore(change):
                 blob = self._writer.known_blob(IGNORE_FILE) if change.changed else None
                 self._load_ignore(Entry(IGNORE_FILE, blob) if blob else None)
                 blob_of = self._writer.known_blob
-                news = [
-                    entry
-                    for entry in change.changed
-                    if not entry.blob or blob_of(shown_path(entry.path)) != entry.blob  # links have no blob
-                ]
+                news = [entry for entry in change.changed if blob_of(shown_path(entry.path)) != entry.blob]
                 return Change(news, change.removed)
         entries = self._source.entries()
         self._load_ignore(next((entry for entry in entries if entry.path == IGNORE_FILE), None))
         known = self._writer.known()
-        if self._options.files and base is not None:
-            wanted = {path.removeprefix("./") for path in self._options.files}
+        wanted = {path.removeprefix("./") for path in self._options.files}
+        if wanted:
             entries = [entry for entry in entries if entry.path in wanted]
-            gone = sorted((wanted & known.keys()) - {shown_path(entry.path) for entry in entries})
-            return Change(entries, gone)
-        if self._options.files:
-            wanted = {path.removeprefix("./") for path in self._options.files}
-            return Change([entry for entry in entries if entry.path in wanted], ())
-        if base is None:
+        elif base is None:
             return Change(entries, ())
         shown = {shown_path(entry.path): entry for entry in entries}
         # Files that the rules left out, or leave out now, though their content is what it was.
@@ -234,16 +238,17 @@ class _Build:
         changed = [
             entry
             for path, entry in shown.items()
-            if known.get(path) != entry.blob or (entry.path in self._ignore) != (path in ruled)
+            if self._options.full or known.get(path) != entry.blob or (entry.path in self._ignore) != (path in ruled)
         ]
-        return Change(changed, sorted(known.keys() - shown.keys()))
+        gone = known.keys() - shown.keys()
+        return Change(changed, sorted(gone & wanted if wanted else gone))
 
     def _load_ignore(self, entry: Entry | None) -> None:
         if entry is None or entry.kind is not EntryKind.FILE:
             return
         for _, content in self._source.read([entry], MAX_FILE_BYTES):
             if content is not None:
-                self._ignore = IgnoreRules(content.decode("utf-8", "replace"), self._options.ignore)
+                self._ignore = IgnoreRules(decoded(content) or "", self._options.ignore)
 
     def _reason(self, entry: Entry) -> SkipReason | None:
         if entry.kind is EntryKind.SYMLINK:
@@ -299,13 +304,11 @@ class _Build:
             ),
             old.vectors,
         )
-        self.indexed += 1
-        self.carried += 1
         self._step()
 
     def _take(self, entry: Entry, content: bytes | None) -> None:
         if content is None:
-            self._skip(entry, SkipReason.TOO_LARGE)
+            self._skip(entry, SkipReason.TOO_LARGE if entry.blob else SkipReason.UNREADABLE)
             return
         text = text_of(content, entry.path)
         if isinstance(text, SkipReason):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
+
+TICK_NS: Final = 20_000_000
+"""A file that was changed twice within this time may have kept its times: file systems count in ticks of the kernel."""
 
 
 class Folders:
@@ -18,9 +21,12 @@ class Folders:
         self._root = root
         self._names: list[str] = []
         self._handles: list[int] = []  # of the root and of each name
+        #: When the file read last was changed; 0 if it was none, or no plain one.
+        self.changed_ns = 0
 
     def read(self, path: str, limit_bytes: int) -> bytes | None:
         """A plain file's content; None for anything else, and for one that is larger or gone."""
+        self.changed_ns = 0
         *parents, name = path.split("/")
         try:
             folder = self._open(parents)
@@ -29,7 +35,10 @@ class Folders:
             return None
         try:
             status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > limit_bytes:
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            self.changed_ns = status.st_ctime_ns
+            if status.st_size > limit_bytes:
                 return None
             content = _read_up_to(handle, limit_bytes + 1)
         finally:

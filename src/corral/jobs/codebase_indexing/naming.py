@@ -71,8 +71,11 @@ def _is_inside(symbol: StoredSymbol, parent: str) -> bool:
     return own.endswith(f".{parent}") or f".{parent}".endswith(own)
 
 
-def namesakes(reader: IndexReader, path: str) -> str:
-    """Files of the same name, for who mistook the folder."""
+def unknown_file(reader: IndexReader, path: str) -> str:
+    """What somebody is told who asks for a file that the index doesn't hold; they may have mistaken the folder."""
+    known = reader.files()
+    if path in known:
+        return f"{path!r} was left out of the index: it is no code or text, or too large, generated, secret or ignored"
     name = PurePosixPath(path).name
-    found = sorted(other for other in reader.files() if PurePosixPath(other).name == name)[:3]
-    return f"; there is {', '.join(found)}" if found and name else ""
+    found = sorted(other for other in known if PurePosixPath(other).name == name)[:3]
+    return f"the index holds no file {path!r}" + (f"; there is {', '.join(found)}" if found and name else "")

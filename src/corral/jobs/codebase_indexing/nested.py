@@ -8,12 +8,12 @@ may run programs: its files are read as those of any folder.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import posixpath
 import subprocess
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from corral.adapters.git import GitRemote
 from corral.errors import GitFailed
 from corral.jobs.codebase_indexing.screening import WrappedSource
-from corral.jobs.codebase_indexing.source import Change, Entry, EntryKind, FolderSource, Source, WorktreeSource
+from corral.jobs.codebase_indexing.source import Change, CommitSource, Entry, FolderSource, Source, WorktreeSource
 
 _MOST: Final = 100
 """Inner repositories of one outer one."""
@@ -93,7 +93,8 @@ class NestedSource(WrappedSource):
             asked = list(some)
             inside = [Entry(entry.path[len(path) + 1 :], entry.blob, entry.kind) for entry in asked]
             contents = self._inner[path].read(inside, limit_bytes)
-            yield from ((entry, content) for entry, (_, content) in zip(asked, contents, strict=True))
+            for entry, (read, content) in zip(asked, contents, strict=True):
+                yield replace(entry, blob=read.blob), content
 
     def _home(self, path: str) -> str | None:
         parts = path.split("/")
@@ -118,46 +119,12 @@ def _shown(notes: Mapping[str, str]) -> dict[str, tuple[str, Mapping[str, str]]]
 # --- in a folder
 
 
-class InnerFolder(FolderSource):
-    """A repository inside a folder, as plain files; that nothing changed is known from sizes and times."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self._stamp = self._stamped()
-
-    @property
-    def notes(self) -> Mapping[str, str]:
-        """One hash of all names, sizes and times."""
-        return {"stamp": self._stamp}
-
-    def unchanged(self, commit: str, notes: Mapping[str, str]) -> bool:
-        """By that hash."""
-        return not commit and notes.get("stamp") == self._stamp
-
-    def changes(self, commit: str, notes: Mapping[str, str]) -> Change | None:
-        """Nothing, or not known."""
-        return Change((), ()) if self.unchanged(commit, notes) else None
-
-    def _stamped(self) -> str:
-        digest = hashlib.sha256()
-        for folder, names, files in os.walk(self._root):
-            names[:] = sorted(name for name in names if name not in self._NEVER)
-            for name in sorted(files):
-                try:
-                    status = (Path(folder) / name).lstat()
-                except OSError:
-                    continue  # gone while we looked: the next look sees that
-                digest.update(os.fsencode(f"{folder}/{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
-        return digest.hexdigest()
-
-
-def with_inner_folders(root: Path, outer: WorktreeSource | FolderSource) -> NestedSource:
+def with_inner_folders(root: Path, outer: WorktreeSource | FolderSource | CommitSource) -> NestedSource:
     """A folder's source with the repositories inside; those inside of these stay out, and so do links."""
-    inner: dict[str, Source] = {}
-    for entry in outer.entries():
-        if entry.kind is EntryKind.SUBMODULE and len(inner) < _MOST and _is_plain_folder(root, entry.path):
-            inner[entry.path] = InnerFolder(root / entry.path)
-    return NestedSource(outer, inner)
+    if isinstance(outer, CommitSource):  # a bare repository: nothing lies inside
+        return NestedSource(outer, {})
+    plain = [path for path in outer.repositories() if _is_plain_folder(root, path)]
+    return NestedSource(outer, {path: FolderSource(root / path) for path in plain[:_MOST]})
 
 
 def _is_plain_folder(root: Path, path: str) -> bool:

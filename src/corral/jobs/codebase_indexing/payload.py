@@ -14,9 +14,9 @@ class CodebaseIndexing(WireModel):
     user_id: UserId
     task_id: TaskId | None = None
     files: tuple[RepoPath, ...] = ()
-    """Only these files; empty means all."""
+    """Only these files, the others staying as they are; empty means all."""
     full_reindex: bool = False
-    """Build anew instead of from what changed."""
+    """Build anew instead of from what changed; with ``files`` only these."""
     branch: BranchName | None = None
     commit_id: CommitId | None = None
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
 
 from corral.adapters.secrets import without_tokens
-from corral.errors import ExtraMissing
 from corral.jobs.codebase_indexing.languages import DATA, PROSE, language_of
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Part of every index's identity."""
 
 MAX_FILE_BYTES = 1_000_000
@@ -121,20 +118,3 @@ def _looks_generated(text: str, *, data: bool) -> bool:
     if len(text) / lines > _MAX_MEAN_LINE:
         return True
     return not data and max(map(len, text.split("\n"))) > _MAX_LINE
-
-
-class IgnoreRules:
-    """What ``.corralignore`` names."""
-
-    def __init__(self, text: str, more: Sequence[str] = ()) -> None:
-        patterns = [*text.splitlines(), *more]
-        self._spec: Any = None
-        if any(line.strip() and not line.startswith("#") for line in patterns):
-            try:
-                import pathspec  # noqa: PLC0415 - optional: the ``index`` extra
-            except ImportError as error:
-                raise ExtraMissing("codebase indexing needs the 'index' extra: pip install 'corral[index]'") from error
-            self._spec = pathspec.GitIgnoreSpec.from_lines(patterns)
-
-    def __contains__(self, path: str) -> bool:
-        return self._spec is not None and bool(self._spec.match_file(path))

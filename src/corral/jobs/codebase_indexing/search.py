@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import posixpath
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,9 @@ from corral.adapters.index.port import (
     StoredSymbol,
 )
 from corral.errors import SearchFailed
-from corral.jobs.codebase_indexing.naming import definitions_of, named_as_asked, namesakes
+from corral.jobs.codebase_indexing.languages import KINDS
+from corral.jobs.codebase_indexing.naming import definitions_of, named_as_asked, unknown_file
+from corral.jobs.codebase_indexing.python_imports import modules_from_packages, python_importers
 from corral.jobs.codebase_indexing.ranking import (
     CANDIDATES,
     WEIGHTS,
@@ -152,6 +155,23 @@ class CodeSearch:
         """
         filters = Filters(frozenset(map(str.lower, languages)), tuple(paths), frozenset(map(str.lower, kinds)))
         return await asyncio.to_thread(self.search_now, project_id, query, limit=limit, branch=branch, filters=filters)
+
+    async def unknown_filters(
+        self, project_id: str, *, branch: str = "", languages: Iterable[str] = (), kinds: Iterable[str] = ()
+    ) -> str:
+        """What to tell somebody who found nothing, if there is no such filter; ``""`` if there is.
+
+        Raises:
+            SearchFailed: ``not_indexed``, or it can't be read.
+        """
+        for what, asked, known in (
+            ("language", languages, (await self.state(project_id, branch=branch)).languages),
+            ("kind", kinds, KINDS),
+        ):
+            unknown = sorted(set(map(str.lower, asked)) - set(known))
+            if unknown:
+                return f"no {what} here is called {', '.join(unknown)}; there are {', '.join(known)}"
+        return ""
 
     def search_now(
         self, project_id: str, query: str, *, limit: int = 10, branch: str = "", filters: Filters | None = None
@@ -299,10 +319,10 @@ class CodeSearch:
 
     def _neighbourhood(self, opened: _Open, path: str, max_tokens: int) -> Neighbourhood:
         reader = opened.reader
-        path = path.removeprefix("./")
+        path = posixpath.normpath(path)
         if reader.file(path) is None:
             raise SearchFailed(
-                f"the index holds no file {path!r}{namesakes(reader, path)}",
+                unknown_file(reader, path),
                 service="index",
                 operation="neighbourhood",
                 retryable=False,
@@ -311,18 +331,26 @@ class CodeSearch:
         symbols = reader.symbols_of(path)
         imports = reader.imports_of(path)
         importers = [found for found in reader.importers(import_names(path)) if found != path]
+        modules: Iterable[str] = ()
+        if path.endswith(".py"):
+            importers = python_importers(reader, path, importers)
+            modules = modules_from_packages(reader, path)
         if opened.paths is None:
             opened.paths = _Paths(reader.files())
         known = opened.paths
         tests = _tests_of(known, path, importers)
         callers = self._callers(opened, path, symbols, importers)
-        imported = sorted({found for name in imports for found in resolved_imports(name, path) if found in known.all})
+        imported = sorted(
+            {found for name in (*imports, *modules) for found in resolved_imports(name, path) if found in known.all}
+            - {path}
+        )
         purse = _Purse(max_tokens // 2)
         told = Neighbourhood(
             path=path,
-            tests=purse.pay(tests, token_estimate),
-            imported_files=purse.pay(imported, token_estimate),
-            importers=purse.pay(importers, token_estimate),
+            # What everybody imports or tests leaves room for what it is.
+            tests=purse.pay(tests, token_estimate, share=0.5),
+            imported_files=purse.pay(imported, token_estimate, share=0.5),
+            importers=purse.pay(importers, token_estimate, share=0.5),
             symbols=purse.pay(symbols, _symbol_tokens),
             imports=purse.pay(imports, token_estimate),
             callers=tuple(within_budget(callers, max_tokens - max_tokens // 2 + purse.left)),
@@ -408,12 +436,13 @@ class _Purse:
         self.left = tokens
         self.refused = 0
 
-    def pay(self, entries: Sequence[T], cost: Callable[[T], int]) -> tuple[T, ...]:
-        """As many entries as there is room for."""
+    def pay(self, entries: Sequence[T], cost: Callable[[T], int], *, share: float = 1.0) -> tuple[T, ...]:
+        """As many entries as there is room for in a share of what is left."""
         kept = []
+        keep = self.left - int(self.left * share)
         for entry in entries:
             price = cost(entry)
-            if price > self.left:
+            if price > self.left - keep:
                 break
             self.left -= price
             kept.append(entry)

@@ -7,61 +7,34 @@ hash of its content, so that the three agree on what is the same.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import resource
 import stat
-import subprocess
 import tempfile
+import time
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Final, Protocol
 
-from corral.errors import GitFailed
+from corral.errors import GitFailed, SearchFailed
+from corral.jobs.codebase_indexing import folders
 from corral.jobs.codebase_indexing.folders import Folders
+from corral.jobs.codebase_indexing.git_program import contents, listed, printed, run, sizes
+from corral.jobs.codebase_indexing.git_settings import head_of, left_out_of_checkout, without_filters
 
-_GIT = (
-    "git",
-    "-c",
-    "core.hooksPath=/dev/null",
-    "-c",
-    "core.fsmonitor=false",
-    "-c",
-    "core.attributesFile=/dev/null",
-    "-c",
-    "protocol.allow=never",
-    "-c",
-    "safe.directory=*",
-    "-c",
-    "core.quotePath=false",
-)
-_ENVIRONMENT = {
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-    "GIT_NO_REPLACE_OBJECTS": "1",
-    "GIT_OPTIONAL_LOCKS": "0",
-    "GIT_TERMINAL_PROMPT": "0",
-    "GIT_NO_LAZY_FETCH": "1",
-    "LC_ALL": "C.UTF-8",
-    "HOME": "/nonexistent",
-}
 _HASH_LENGTHS = (40, 64)
-_MAX_LIST_BYTES = 200_000_000
-"""Of a listing by git: some two million files. A few objects can stand for any number of files."""
-_MAX_LIST_MEMORY_BYTES = 500_000_000
-"""Of git itself while it lists: ``diff-tree`` keeps all that it found until it has found everything."""
-
 _LIST_BLOCK_BYTES = 1 << 16
 _LS_TREE = ("ls-tree", "-r", "-z", "--full-tree", "--end-of-options")
-
 _BATCH_BLOBS = 4096
 """Read by one git: the names of all of them, and what it says of each, are held."""
+_LINK: Final = "link"
+_REPOSITORY: Final = "repository"
+"""In place of git's hash, for a link that git doesn't know, and for a repository inside that is no submodule."""
 
 
 class EntryKind(StrEnum):
@@ -78,7 +51,7 @@ class Entry:
     """One path."""
 
     path: str
-    #: git's hash of the content; of the commit, for a submodule.
+    #: git's hash of the content; of the commit, for a submodule; ``""`` for a file that went before it was read.
     blob: str
     kind: EntryKind = EntryKind.FILE
 
@@ -119,13 +92,15 @@ class Source(Protocol):
     def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
         """Contents of files, in the order asked; None for one that is larger, gone, or no plain file any more.
 
-        ``entries`` is taken from as contents are, not all at once.
+        Each comes with its entry as it was when it was read: with another hash than asked for, if it changed since the
+        source was made, and ``""`` if it is gone or no plain file. ``entries`` is taken from as contents are, not all
+        at once.
         """
         ...
 
 
 class CommitSource:
-    """One commit of a repository, bare or not."""
+    """One commit of a repository, bare or not; ``""`` for one without commits."""
 
     def __init__(self, git_dir: Path, commit: str) -> None:
         self._git_dir = git_dir
@@ -133,7 +108,7 @@ class CommitSource:
 
     @property
     def commit(self) -> str:
-        """Full hash."""
+        """Full hash, or ``""``."""
         return self._commit
 
     @property
@@ -153,7 +128,7 @@ class CommitSource:
 
     def entries(self) -> Collection[Entry]:
         """By ``ls-tree``."""
-        return _Listing(["--git-dir", str(self._git_dir)], self._commit)
+        return _Listing(["--git-dir", str(self._git_dir)], self._commit) if self._commit else []
 
     def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
         """By ``cat-file --batch``."""
@@ -161,12 +136,23 @@ class CommitSource:
 
 
 class WorktreeSource:
-    """A git worktree with its uncommitted changes and untracked files; what .gitignore names is not seen."""
+    """A git worktree with its uncommitted changes and untracked files; what .gitignore names is not seen.
+
+    What git says of a file holds for the moment of asking. Of files that change while, or just before, they are read
+    the next look compares the content: size and times can't be trusted to tell.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._git = ["-C", str(root)]
+        self._git = ["--git-dir", str(root / ".git"), "--work-tree", str(root), "-C", str(root)]
+        self._looked_ns = time.time_ns()
         self._commit, self._dirty, self._nested = self._status()
+        # Taken before anything is read: what is written from now on has another one.
+        self._stamps = {path: _stamp(root / path) for path in self._dirty}
+        self._stamps |= {path: [0, 0, 0] for path in self._nested}
+        self._absent = left_out_of_checkout(root)
+        self._blobs: dict[str, str] = {}  # of dirty files, as they were last read
+        self._moved: dict[str, str] = {}
 
     @property
     def commit(self) -> str:
@@ -175,31 +161,47 @@ class WorktreeSource:
 
     @property
     def notes(self) -> Mapping[str, str]:
-        """The dirty files with size and time."""
-        stamps = {path: _stamp(self._root / path) for path in self._dirty}
-        return {"dirty": json.dumps(stamps)} if stamps else {}
+        """The dirty files, each with size and times, or its hash where these can't be trusted; the sparse checkout."""
+        shown = {path: self._noted(path, stamp) for path, stamp in self._stamps.items()}
+        shown |= {path: [blob] for path, blob in self._moved.items()}
+        notes = {"dirty": json.dumps(shown)} if shown else {}
+        return {**notes, "sparse": self._sparse} if self._absent else notes
+
+    def _noted(self, path: str, stamp: Sequence[int]) -> Sequence[object]:
+        return stamp if stamp[-1] < self._looked_ns - folders.TICK_NS else [self._blobs.get(path, "")]
+
+    @property
+    def _sparse(self) -> str:
+        listing = "\0".join(sorted(self._absent))
+        return hashlib.sha256(os.fsencode(listing)).hexdigest() if self._absent else ""
 
     def unchanged(self, commit: str, notes: Mapping[str, str]) -> bool:
-        """Same HEAD and the same dirty files, by size and time."""
-        return commit == self._commit and notes.get("dirty", "") == self.notes.get("dirty", "")
+        """Same HEAD, same files checked out, and the same dirty files, by what was noted of them."""
+        if commit != self._commit or notes.get("sparse", "") != self._sparse:
+            return False
+        before: dict[str, list[object]] = json.loads(notes.get("dirty") or "{}")
+        if before.keys() != self._stamps.keys():
+            return False
+        doubtful = [path for path, stamp in self._stamps.items() if before[path] != stamp]
+        return all(entry and before[path] == [entry.blob] for path, entry in self._lying(doubtful))
 
     def changes(self, commit: str, notes: Mapping[str, str]) -> Change | None:
         """HEAD's difference, plus what is dirty now or was then."""
-        if len(commit) not in _HASH_LENGTHS:
+        if len(commit) not in _HASH_LENGTHS or notes.get("sparse", "") != self._sparse:
             return None
         committed = Change((), ()) if commit == self._commit else _diff(self._git, commit, self._commit)
         if committed is None:
             return None
-        changed = {entry.path: entry for entry in committed.changed}
+        changed = {entry.path: entry for entry in committed.changed if entry.path not in self._absent}
         removed = set(committed.removed)
         before: dict[str, object] = json.loads(notes.get("dirty") or "{}")
-        again = [path for path in before if path not in self._dirty and path not in changed]
+        again = [path for path in before if path not in self._stamps and path not in changed]
         if again:
-            restored = {entry.path: entry for entry in _tree(self._git, self._commit, again)} if self._commit else {}
+            tree = _tree(self._git, self._commit, again) if self._commit else []
+            restored = {entry.path: entry for entry in tree if entry.path not in self._absent}
             changed.update(restored)
             removed.update(path for path in again if path not in restored)
-        for path in self._dirty:
-            entry = self._entry(path)
+        for path, entry in self._lying(self._stamps):
             if entry is None:
                 changed.pop(path, None)
                 removed.add(path)
@@ -210,26 +212,27 @@ class WorktreeSource:
 
     def entries(self) -> Collection[Entry]:
         """HEAD's files, overlaid with the dirty ones."""
-        listed = _Listing(self._git, self._commit) if self._commit else ()
-        if listed and not self._dirty and not self._nested:
-            return listed
-        found = {entry.path: entry for entry in listed}
-        for path in self._dirty:
-            entry = self._entry(path)
+        tree = _Listing(self._git, self._commit) if self._commit else ()
+        if tree and not self._absent and not self._stamps and not self._nested:
+            return tree
+        found = {entry.path: entry for entry in tree if entry.path not in self._absent}
+        for path, entry in self._lying(self._stamps):
             if entry is None:
                 found.pop(path, None)
             else:
                 found[path] = entry
-        for path in self._nested:
-            found[path] = Entry(path, "", EntryKind.SUBMODULE)
         return [found[path] for path in sorted(found)]
+
+    def repositories(self) -> list[str]:
+        """Paths of submodules and of other repositories inside."""
+        return [entry.path for entry in self.entries() if entry.kind is EntryKind.SUBMODULE]
 
     def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
         """From the folder; links are not followed."""
-        return _read_files(self._root, entries, limit_bytes)
+        return _read_files(self._root, entries, limit_bytes, _Look(self._looked_ns, self._moved, self._algorithm))
 
     def _status(self) -> tuple[str, list[str], list[str]]:
-        printed = _run(
+        printed = run(
             [
                 *self._git,
                 "status",
@@ -239,7 +242,8 @@ class WorktreeSource:
                 "--untracked-files=all",
                 "--no-renames",
                 "--ignore-submodules=all",
-            ]
+            ],
+            settings=without_filters(self._root),
         )
         commit = ""
         dirty: list[str] = []
@@ -259,17 +263,35 @@ class WorktreeSource:
                     dirty.append(path)
         return commit, dirty, nested
 
-    def _entry(self, path: str) -> Entry | None:
-        return _file_entry(self._root, path, sha256=len(self._commit) == _HASH_LENGTHS[1])
+    @property
+    def _algorithm(self) -> str:
+        return "sha256" if len(self._commit) == _HASH_LENGTHS[1] else "sha1"
+
+    def _lying(self, paths: Iterable[str]) -> Iterator[tuple[str, Entry | None]]:
+        """Some of what differs from HEAD, as it lies there."""
+        with Folders(self._root) as lying:
+            for path in paths:
+                if path in self._nested:
+                    yield path, Entry(path, _REPOSITORY, EntryKind.SUBMODULE)
+                    continue
+                entry = _file_entry(lying, self._root, path, self._algorithm)
+                self._blobs[path] = entry.blob if entry else ""
+                yield path, entry
 
 
 class FolderSource:
-    """A folder that is no git repository."""
+    """A folder that is no git repository; that nothing happened in it is known from sizes and times."""
 
     _NEVER = frozenset({".git", ".hg", ".svn", "node_modules", "__pycache__", ".venv", "venv", ".tox", ".mypy_cache"})
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._looked_ns = time.time_ns()
+        self._files: list[str] = []
+        self._nested: list[str] = []
+        self._newest_ns = 0
+        self._stamp = self._look()
+        self._moved: dict[str, str] = {}
 
     @property
     def commit(self) -> str:
@@ -278,42 +300,70 @@ class FolderSource:
 
     @property
     def notes(self) -> Mapping[str, str]:
-        """Nothing."""
-        return {}
+        """One hash of all names, sizes and times; nothing where a file is so new that it may change unseen."""
+        trusted = not self._moved and self._newest_ns < self._looked_ns - folders.TICK_NS
+        return {"stamp": self._stamp} if trusted else {}
 
-    def unchanged(self, commit: str, notes: Mapping[str, str]) -> bool:  # noqa: ARG002 - the port's
-        """Never known without looking."""
-        return False
+    def unchanged(self, commit: str, notes: Mapping[str, str]) -> bool:
+        """By that hash."""
+        return not commit and notes.get("stamp") == self._stamp
 
-    def changes(self, commit: str, notes: Mapping[str, str]) -> Change | None:  # noqa: ARG002 - the port's
-        """Never known without looking."""
-        return None
+    def changes(self, commit: str, notes: Mapping[str, str]) -> Change | None:
+        """Nothing, or not known."""
+        return Change((), ()) if self.unchanged(commit, notes) else None
 
     def entries(self) -> list[Entry]:
-        """By walking; links are not followed, repositories inside not entered."""
-        found: list[Entry] = []
-        for folder, names, files in os.walk(self._root):
-            base = Path(folder)
-            found.extend(
-                Entry(_relative(self._root, base / name), "", EntryKind.SUBMODULE)
-                for name in names
-                if (base / name / ".git").exists()
-            )
-            names[:] = sorted(name for name in names if name not in self._NEVER and not (base / name / ".git").exists())
-            for name in files:
-                entry = _file_entry(self._root, _relative(self._root, base / name), sha256=False)
-                if entry is not None:
-                    found.append(entry)
+        """All files, each with the hash that git would give it."""
+        found = [Entry(path, _REPOSITORY, EntryKind.SUBMODULE) for path in self._nested]
+        with Folders(self._root) as lying:
+            found += filter(None, (_file_entry(lying, self._root, path, "sha1") for path in self._files))
         return sorted(found, key=lambda entry: entry.path)
+
+    def repositories(self) -> list[str]:
+        """Paths of repositories inside."""
+        return self._nested
 
     def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
         """From the folder; links are not followed."""
-        return _read_files(self._root, entries, limit_bytes)
+        return _read_files(self._root, entries, limit_bytes, _Look(self._looked_ns, self._moved, "sha1"))
+
+    def _look(self) -> str:
+        """Walk, without following links or entering the repositories inside, and give the hash of what is there."""
+        digest = hashlib.sha256()
+        for folder, names, files in os.walk(self._root):
+            base = Path(folder)
+            links = [name for name in names if (base / name).is_symlink()]
+            inside = [name for name in names if name not in links and name not in self._NEVER]
+            nested = [name for name in inside if (base / name / ".git").exists()]
+            self._nested += (_relative(self._root, base / name) for name in nested)
+            names[:] = sorted(set(inside) - set(nested))
+            for name in sorted([*files, *links, *nested]):
+                path = _relative(self._root, base / name)
+                size, *times = _stamp(base / name) if name not in nested else [0]
+                digest.update(os.fsencode(f"{path}\0{size}\0{times}\n"))
+                self._newest_ns = max(self._newest_ns, *times, 0)
+            self._files += (_relative(self._root, base / name) for name in [*files, *links])
+        return digest.hexdigest()
 
 
-def folder_source(root: Path) -> WorktreeSource | FolderSource:
-    """A worktree when ``root`` is the top of one, else a plain folder."""
-    return WorktreeSource(root) if (root / ".git").exists() else FolderSource(root)
+def folder_source(root: Path) -> WorktreeSource | FolderSource | CommitSource:
+    """A worktree when ``root`` is the top of one, HEAD of a bare repository, else a plain folder.
+
+    Raises:
+        SearchFailed: There is no such folder (any more).
+    """
+    if not root.is_dir():
+        raise SearchFailed(
+            f"expected a folder, found none at {str(root)!r}",
+            service="index",
+            operation="look",
+            retryable=False,
+            reason="no_folder",
+        )
+    if (root / ".git").exists():
+        return WorktreeSource(root)
+    head = head_of(root)
+    return FolderSource(root) if head is None else CommitSource(root, head)
 
 
 # --- git
@@ -326,72 +376,6 @@ def _path(raw: bytes) -> str:
 def shown_path(path: str) -> str:
     r"""A path as text that any store and any wire takes: bytes that are no UTF-8 become ``\xNN``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _environment() -> dict[str, str]:
-    return {"PATH": os.environ.get("PATH", os.defpath), **_ENVIRONMENT}
-
-
-def _run(arguments: Sequence[str], ok: Iterable[int] = (0,), stdin: bytes | None = None) -> bytes:
-    try:
-        done = subprocess.run(
-            [*_GIT, *arguments], capture_output=True, env=_environment(), input=stdin or b"", check=False
-        )
-    except OSError as error:
-        raise _failed(arguments, str(error)) from error
-    if done.returncode not in ok:
-        raise _failed(arguments, done.stderr.decode("utf-8", "replace").strip()[:300])
-    return done.stdout
-
-
-def _listed(arguments: Sequence[str]) -> bytes:
-    """What git prints, up to a bound."""
-    return b"".join(_printed(arguments))
-
-
-def _printed(arguments: Sequence[str]) -> Iterator[bytes]:
-    """What git prints, up to a bound, as it comes."""
-    size = 0
-    with tempfile.TemporaryFile() as said:
-        try:
-            process = subprocess.Popen(
-                [*_GIT, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=said,
-                env=_environment(),
-                bufsize=1 << 18,
-            )
-        except OSError as error:
-            raise _failed(arguments, str(error)) from error
-        try:
-            with contextlib.suppress(ProcessLookupError):  # it has ended already
-                resource.prlimit(process.pid, resource.RLIMIT_DATA, (_MAX_LIST_MEMORY_BYTES, _MAX_LIST_MEMORY_BYTES))
-            assert process.stdout is not None  # noqa: S101 - asked for above
-            while block := process.stdout.read(_LIST_BLOCK_BYTES):
-                size += len(block)
-                if size > _MAX_LIST_BYTES:
-                    raise GitFailed(
-                        f"the repository has too many files: a list of them has more than {_MAX_LIST_BYTES:,} bytes",
-                        service="git",
-                        operation="list",
-                        retryable=False,
-                        reason="too_many_files",
-                    )
-                yield block
-            if process.wait() != 0:
-                said.seek(0)
-                raise _failed(arguments, said.read(2000).decode("utf-8", "replace").strip()[:300])
-        finally:
-            process.kill()
-            process.wait()
-            if process.stdout:
-                process.stdout.close()
-
-
-def _failed(arguments: Sequence[str], said: str) -> GitFailed:
-    operation = next((part for part in arguments[2:] if not part.startswith("-")), "git")
-    return GitFailed(f"git {operation}: {said}", service="git", operation=operation, retryable=False)
 
 
 def _kind(mode: bytes) -> EntryKind:
@@ -407,7 +391,7 @@ class _Listing(Collection[Entry]):
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as this lives
         weakref.finalize(self, self._file.close)
         self._count = 0
-        for block in _printed([*git, *_LS_TREE, commit]):
+        for block in printed([*git, *_LS_TREE, commit]):
             self._count += block.count(b"\0")
             self._file.write(block)
         self._file.flush()
@@ -428,8 +412,7 @@ class _Listing(Collection[Entry]):
 
 def _tree(git: Sequence[str], commit: str, paths: Sequence[str]) -> list[Entry]:
     """Some files of a commit."""
-    printed = _listed([*git, "--literal-pathspecs", *_LS_TREE, commit, *paths])
-    return list(_entries(printed.split(b"\0")))
+    return list(_entries(listed([*git, "--literal-pathspecs", *_LS_TREE, commit, *paths]).split(b"\0")))
 
 
 def _entries(records: Iterable[bytes]) -> Iterator[Entry]:
@@ -444,7 +427,7 @@ def _diff(git: Sequence[str], old: str, new: str) -> Change | None:
     if not new:
         return None
     try:
-        printed = _listed([*git, "diff-tree", "-r", "-z", "--raw", "--no-renames", "--end-of-options", old, new])
+        printed = listed([*git, "diff-tree", "-r", "-z", "--raw", "--no-renames", "--end-of-options", old, new])
     except GitFailed as error:
         if error.reason == "too_many_files":
             raise
@@ -469,53 +452,17 @@ def _read_blobs(git: Sequence[str], entries: Iterable[Entry], limit_bytes: int) 
 
 def _read_batch(git: Sequence[str], entries: Sequence[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
     """Contents in order; sizes are asked first, so that an enormous blob never enters memory."""
-    names = "".join(f"{entry.blob}\n" for entry in entries).encode()
-    checked = _run([*git, "cat-file", "--batch-check=%(objecttype) %(objectsize)"], stdin=names).splitlines()
-    fits = [line.startswith(b"blob ") and int(line[5:]) <= limit_bytes for line in checked]
-    wanted = [entry for entry, fit in zip(entries, fits, strict=True) if fit]
-    if not wanted:
-        yield from ((entry, None) for entry in entries)
-        return
-    # The names come from a file, not a pipe: git can then never wait for us while we wait for it.
-    with _as_file("".join(f"{entry.blob}\n" for entry in wanted).encode()) as stdin:
-        process = subprocess.Popen(
-            [*_GIT, *git, "cat-file", "--batch", "--buffer"],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_environment(),
-            bufsize=1 << 18,
-        )
+    known = sizes(git, [entry.blob for entry in entries])
+    fits = [size is not None and size <= limit_bytes for size in known]
+    found = contents(git, [entry.blob for entry, fit in zip(entries, fits, strict=True) if fit])
     try:
-        out = process.stdout
-        assert out is not None  # noqa: S101 - asked for above
-        for entry, fit in zip(entries, fits, strict=True):
-            if not fit:
-                yield entry, None
-                continue
-            header = out.readline().split()
-            if len(header) != 3:
-                raise _failed([*git, "cat-file"], f"no content for {entry.blob}")
-            size = int(header[2])
-            content = out.read(size + 1)
-            if len(content) != size + 1:
-                raise _failed([*git, "cat-file"], f"{entry.blob} ended early")
-            yield entry, content[:-1]
+        for entry, size, fit in zip(entries, known, fits, strict=True):
+            if size is None:
+                yield replace(entry, blob=""), None  # a clone without all objects
+            else:
+                yield entry, next(found) if fit else None
     finally:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
-
-
-@contextlib.contextmanager
-def _as_file(content: bytes) -> Iterator[IO[bytes]]:
-    handle = os.memfd_create("corral-blobs")
-    with os.fdopen(handle, "w+b") as file:
-        file.write(content)
-        file.flush()
-        file.seek(0)
-        yield file
+        found.close()
 
 
 # --- files
@@ -526,35 +473,59 @@ def _relative(root: Path, path: Path) -> str:
 
 
 def _stamp(path: Path) -> list[int]:
+    """Size, and when the content and when anything of the file was changed; zeros when it isn't there."""
     try:
         status = path.lstat()
     except OSError:
-        return [0, 0]
-    return [status.st_size, status.st_mtime_ns]
+        return [0, 0, 0]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _file_entry(root: Path, path: str, *, sha256: bool) -> Entry | None:
+def _file_entry(lying: Folders, root: Path, path: str, algorithm: str) -> Entry | None:
     """None when nothing is there; the content's hash as git would compute it."""
     try:
         status = (root / path).lstat()
     except OSError:
         return None
     if stat.S_ISLNK(status.st_mode):
-        return Entry(path, "", EntryKind.SYMLINK)
+        return Entry(path, _LINK, EntryKind.SYMLINK)
     if not stat.S_ISREG(status.st_mode):
         return None
-    with Folders(root) as folders:
-        content = folders.read(path, 1 << 26)
+    content = lying.read(path, 1 << 26)
     if content is None:
         # Too large to be indexed anyway; its size and time stand for it.
         return Entry(path, f"large-{status.st_size}-{status.st_mtime_ns}")
-    digest = hashlib.new("sha256" if sha256 else "sha1", usedforsecurity=False)
+    return Entry(path, _blob_of(content, algorithm))
+
+
+def _blob_of(content: bytes, algorithm: str) -> str:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     digest.update(b"blob %d\0" % len(content))
     digest.update(content)
-    return Entry(path, digest.hexdigest())
+    return digest.hexdigest()
 
 
-def _read_files(root: Path, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
-    with Folders(root) as folders:
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """When a source looked at its files, the hashes of those that were others when they were read, and which hash."""
+
+    at_ns: int
+    moved: dict[str, str]
+    algorithm: str
+
+
+def _read_files(
+    root: Path, entries: Iterable[Entry], limit_bytes: int, look: _Look
+) -> Iterator[tuple[Entry, bytes | None]]:
+    with Folders(root) as lying:
         for entry in entries:
-            yield entry, folders.read(entry.path, limit_bytes)
+            content = lying.read(entry.path, limit_bytes)
+            if not lying.changed_ns:
+                found = replace(entry, blob="")
+            elif content is None or lying.changed_ns < look.at_ns - folders.TICK_NS:
+                found = entry
+            else:  # since the source looked, or so shortly before that the clock can't tell
+                found = replace(entry, blob=_blob_of(content, look.algorithm))
+            if found.blob != entry.blob:
+                look.moved[entry.path] = found.blob
+            yield found, content

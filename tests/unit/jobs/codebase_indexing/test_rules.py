@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from corral.adapters.secrets import without_tokens
-from corral.jobs.codebase_indexing.rules import IgnoreRules, SkipReason, decoded, skip_by_path, text_of
+from corral.errors import SearchFailed
+from corral.jobs.codebase_indexing.ignore import IgnoreRules
+from corral.jobs.codebase_indexing.rules import SkipReason, decoded, skip_by_path, text_of
 
 
 @pytest.mark.parametrize(
@@ -87,3 +89,13 @@ def test_ignore_rules_are_gitignores() -> None:
     assert "keep.sql" not in rules
     assert "src/docs.py" not in rules
     assert "anything" not in IgnoreRules("\n# only a comment\n")
+    assert "a.sql" in IgnoreRules("\ufeff*.sql\r\n!\n\\\n[\n"), (
+        "a mark, a foreign line end, and lines that mean nothing"
+    )
+    assert "a.sql" in IgnoreRules("!*.sql\n", ["*.sql"]), "further patterns come last"
+
+
+def test_too_many_ignore_rules_are_refused() -> None:
+    with pytest.raises(SearchFailed, match="at most 1,000 patterns of what to ignore, got 1,001") as refused:
+        IgnoreRules("\n".join(f"{number}.py" for number in range(1001)))
+    assert (refused.value.reason, refused.value.retryable) == ("too_many_patterns", False)
