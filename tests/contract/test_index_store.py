@@ -402,6 +402,19 @@ def test_the_index_of_a_branch_is_named_and_removed_alone(store: IndexStore) -> 
     assert found(store, "again", name=IndexName("shop", "feature/x")) == ["b.py"]
 
 
+def test_a_removed_indexs_number_does_not_come_again(store: IndexStore) -> None:
+    branch = IndexName("shop", "x")
+    numbers = []
+    for _ in range(2):
+        for name in (NAME, branch):
+            fill(store, file("a.py", "word"), name=name)
+            numbers.append((name, store.current(name)))
+        store.remove("shop", "x")
+        store.remove("shop")
+    assert None not in dict(numbers).values()
+    assert len(set(numbers)) == len(numbers), "who has the old one open would take the new one for it"
+
+
 def test_an_index_that_is_being_written_is_not_removed_alone(store: IndexStore) -> None:
     fill(store, file("a.py", "word"))
     with write(store) as writer:

@@ -18,6 +18,7 @@ from corral.errors import ConfigurationError, CorralError, ExtraMissing
 from corral.interfaces.identity import Authenticator, TokenStore
 from corral.interfaces.jwts import JwtVerifier
 from corral.interfaces.mcp_access import Guarded, caller
+from corral.jobs.codebase_indexing.indexed_folders import IndexedFolders
 from corral.jobs.codebase_indexing.search import CodeSearch, SearchHit, not_indexed
 from corral.settings import Settings, read_settings
 
@@ -333,9 +334,14 @@ def serve(*, folder: Path | None, http_port: int | None, host: str = "127.0.0.1"
         raise ConfigurationError(f"expected a folder to serve, got {str(folder)!r}")
     settings = read_settings()
     # A folder of this machine is nobody else's business.
-    store = LocalIndexStore(settings.data_dir / "indexes") if folder else make_index_store(settings)
+    indexes = settings.data_dir / "indexes"
+    store = LocalIndexStore(indexes) if folder else make_index_store(settings)
     embedder = make_embedder(settings)
     local = LocalFolder(folder, store, embedder, nested=settings.index_nested) if folder else None
+    if local is not None:
+        folders = IndexedFolders(indexes, store)
+        folders.remember(local.project_id, local.root)
+        folders.forget_gone()
     server = make_server(CodeSearch(store, embedder), folder=local)
     if http_port is None:
         serve_stdio(server)

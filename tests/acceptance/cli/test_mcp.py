@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -48,6 +49,24 @@ async def test_a_folder_is_searched_over_stdio(folder: Path, variables: dict[str
         result = await client.call_tool("search_code", {"query": "sales_tax", "limit": 1})
         assert not result.is_error
         assert "tax.py" in json.dumps(result.structured_content)
+
+
+async def test_the_index_of_a_folder_that_was_deleted_goes_when_another_one_is_served(
+    folder: Path, variables: dict[str, str], tmp_path: Path
+) -> None:
+    other = shutil.copytree(folder, tmp_path / "other")
+
+    async def ask(root: Path) -> set[str]:
+        arguments = ["-m", "corral", "mcp", str(root)]
+        async with Client(StdioServerParameters(command=sys.executable, args=arguments, env=variables)) as client:
+            assert not (await client.call_tool("search_code", {"query": "sales_tax"})).is_error
+        return {path.parent.parent.name for path in (tmp_path / "data" / "indexes").glob("*/*/CURRENT")}
+
+    (first,) = await ask(folder)
+    both = await ask(other)
+    assert len(both) == 2
+    shutil.rmtree(folder)
+    assert await ask(other) == both - {first}
 
 
 def test_a_folder_is_searched_over_http_until_told(folder: Path, variables: dict[str, str]) -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tantivy
 
-from corral.adapters.index import local_words, local_writer
+from corral.adapters.index import local_lock, local_segment_writer, local_words, local_writer
 from corral.adapters.index.local import LocalIndexStore
-from corral.adapters.index.port import ChunkRow, FileRow, IndexName, LexicalQuery
+from corral.adapters.index.local_layout import open_words
+from corral.adapters.index.port import ChunkRow, FileRow, IndexName, LexicalQuery, SymbolRow
 from corral.errors import SearchFailed
+from corral.jobs.codebase_indexing.search import CodeSearch
 
 NAME = IndexName("shop")
 
@@ -46,9 +52,10 @@ def paths_with(store: LocalIndexStore, word: str) -> list[str]:
         ("local_writer.LocalIndexWriter._publish", False),
         ("local_words.WordsWriter._bring_back", False),
         ("local_writer.LocalIndexWriter._close_segment", False),
-        ("local_segment.save_columns", False),
+        ("local_segment_writer.save_columns", False),
         ("local_writer.sizes_of", False),
-        ("local_writer.replace_text", False),
+        ("local_lock.IndexLock.publish", False),
+        ("local_lock.IndexLock.write", False),
         ("local_words.WordsWriter.close", True),
     ],
 )
@@ -99,11 +106,11 @@ def test_a_build_may_be_killed_while_it_spills(tmp_path: Path, segment: int, wro
         import os, signal, sys
         from pathlib import Path
         sys.path.insert(0, {str(Path(__file__).parents[3])!r})
-        from corral.adapters.index import local_segment, local_writer
+        from corral.adapters.index import local_segment_writer, local_writer
         from corral.adapters.index.local import LocalIndexStore
         from tests.integration.codebase_indexing.test_local_store import write_many
         local_writer._SEGMENT_CHUNKS = 3
-        save, left = local_segment.save_columns, [{segment}]
+        save, left = local_segment_writer.save_columns, [{segment}]
         def killed(path, columns, meta):
             left[0] -= 1
             if left[0] and not {wrote}:
@@ -113,14 +120,14 @@ def test_a_build_may_be_killed_while_it_spills(tmp_path: Path, segment: int, wro
                 if not {wrote}:
                     os.truncate(path, path.stat().st_size // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
-        local_segment.save_columns = killed
+        local_segment_writer.save_columns = killed
         write_many(LocalIndexStore(Path({str(tmp_path)!r})), 14)
         """
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    unpublished = store.folder(NAME) / "g-00000002"
+    (unpublished,) = store.folder(NAME).glob("w-*")
     assert len(list(unpublished.glob("columns-*"))) == segment
     assert paths_with(store, "alpha") == ["old.py"]
     assert paths_with(store, "word1") == []
@@ -202,3 +209,181 @@ def test_many_small_generations_leave_few_segments_and_no_waste(tmp_path: Path) 
     reader.close()
     folder = store.folder(NAME) / f"g-{reader.state.generation:08d}"
     assert len(list(folder.glob("columns-*"))) == len(reader.manifest.segments)
+
+
+@pytest.mark.parametrize("files", [5, 10, 17, 18, 30, 47, 67])
+def test_a_new_index_has_one_segment_of_words_however_many_runs_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    monkeypatch.setattr(local_words, "_RUN_CHUNKS", 10)
+    store = LocalIndexStore(tmp_path)
+    write_many(store, files)
+    assert sizes_of_segments(store.folder(NAME) / "g-00000001/words") == [files]
+    assert [paths_with(store, f"word{number}") for number in range(files)] == [[f"f{n}.py"] for n in range(files)]
+
+
+def test_runs_of_their_real_size_are_merged(tmp_path: Path) -> None:
+    chunks = local_words._RUNS * local_words._RUN_CHUNKS + 20_000
+    words = local_words.WordsWriter(tmp_path / "words", fresh=True)
+    for uid in range(chunks):
+        words.add(tantivy.Document(uid=uid, file=uid, body=f"even word{uid}" if uid % 2 == 0 else "odd"))
+    words.remove_file(1)
+    words.commit()
+    words.close()
+    sizes = sizes_of_segments(tmp_path / "words")
+    assert len(sizes) == 2
+    assert sum(sizes) == chunks
+    searcher = open_words(tmp_path / "words").searcher()
+    assert searcher.num_docs == chunks - 1
+    assert searcher.doc_freq("body", "even") == chunks // 2
+    assert all(searcher.doc_freq("body", f"word{uid}") == 1 for uid in (0, 16_384, chunks - 2))
+
+
+def sizes_of_segments(words: Path) -> list[int]:
+    meta = json.loads((words / "meta.json").read_bytes())
+    return [segment["max_doc"] for segment in meta["segments"]]
+
+
+def test_what_is_held_back_can_be_removed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_words, "_RUN_CHUNKS", 10)
+    store = LocalIndexStore(tmp_path)
+    with store.writer(NAME, identity="one", embedder="test", dimension=4) as writer:
+        for number in range(25):
+            writer.add(row(f"f{number}.py", f"word{number}"), np.zeros((1, 4), dtype=np.int8))
+        for number in (3, 21, 22, 23):
+            writer.remove(f"f{number}.py")
+        assert writer.publish(commit="c").files == 21
+    found = {number for number in range(25) if paths_with(store, f"word{number}")}
+    assert found == set(range(25)) - {3, 21, 22, 23}
+
+
+def test_columns_and_names_that_are_not_held_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_segment_writer, "_HELD_ROWS", 5)
+    monkeypatch.setattr(local_segment_writer, "_NAMES_KNOWN", 3)
+    store = LocalIndexStore(tmp_path)
+    with store.writer(NAME, identity="one", embedder="test", dimension=4) as writer:
+        for number in range(20):
+            name = f"name{number % 4}"
+            chunk = ChunkRow(1, 2, f"{name}.run", "method", ("method",), True, {"body": f"word{number}"})
+            symbols = [SymbolRow("run", "method", 2, 2, name), SymbolRow(name, "class", 1, 2)]
+            file = FileRow(f"f{number}.py", f"blob {number}", "python", 2, "text", 0.5, [chunk], symbols, [name, "os"])
+            writer.add(file, np.zeros((1, 4), dtype=np.int8))
+        writer.publish(commit="c")
+    reader = store.open(NAME)
+    assert reader is not None
+    assert len(reader.manifest.segments) == 1
+    assert reader.files() == {f"f{number}.py": f"blob {number}" for number in range(20)}
+    for number in range(20):
+        name = f"name{number % 4}"
+        assert [(one.name, one.start_line, one.parent) for one in reader.symbols_of(f"f{number}.py")] == [
+            (name, 1, ""),
+            ("run", 2, name),
+        ]
+        assert reader.imports_of(f"f{number}.py") == [name, "os"]
+        assert [chunk.symbol for chunk in reader.file_chunks(f"f{number}.py")] == [f"{name}.run"]
+    assert {one.path for one in reader.definitions("name1")} == {f"f{number}.py" for number in (1, 5, 9, 13, 17)}
+    assert len(reader.definitions("run")) == len(reader.importers(["os"])) == 20
+    reader.close()
+
+
+def generations(root: Path) -> list[str]:
+    return sorted(path.name for path in root.glob("*/*/*") if path.is_dir())
+
+
+def test_the_generation_and_the_one_before_lie_on_the_disk_and_no_more(tmp_path: Path) -> None:
+    store = LocalIndexStore(tmp_path)
+    for turn in range(4):
+        with store.writer(NAME, identity="one", embedder="test", dimension=4, fresh=True) as writer:
+            writer.add(row("a.py", f"turn{turn}"), np.zeros((1, 4), dtype=np.int8))
+            assert len(generations(tmp_path)) <= 2, "the published one and the one that is made"
+            writer.publish(commit="c")
+        assert generations(tmp_path) == [f"g-{number:08d}" for number in (turn, turn + 1) if number]
+    assert paths_with(store, "turn3") == ["a.py"]
+
+
+def test_a_writer_that_sleeps_through_a_removal_does_no_harm_to_the_index_that_is_made_then(tmp_path: Path) -> None:
+    store, again = LocalIndexStore(tmp_path), LocalIndexStore(tmp_path)
+    with store.writer(NAME, identity="one", embedder="test", dimension=4) as asleep:
+        asleep.add(row("old.py", "alpha"), np.zeros((1, 4), dtype=np.int8))
+        again.remove(NAME.project_id)
+        with again.writer(NAME, identity="one", embedder="test", dimension=4) as writer:
+            writer.add(row("new.py", "beta"), np.zeros((1, 4), dtype=np.int8))
+            with pytest.raises(SearchFailed) as refused:
+                asleep.publish(commit="late")
+            assert (refused.value.reason, refused.value.retryable) == ("index_removed", True)
+            assert store.open(NAME) is None
+            asleep.__exit__(None, None, None)
+            writer.publish(commit="c")
+    assert paths_with(store, "beta") == ["new.py"]
+    assert paths_with(store, "alpha") == []
+
+
+@pytest.mark.parametrize("when", ["publish", "write"])
+def test_what_is_removed_while_it_is_published_stays_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    store = LocalIndexStore(tmp_path)
+    write(store, "old.py", "alpha")
+    really = getattr(local_lock.IndexLock, when)
+
+    def after_a_removal(self: local_lock.IndexLock, *args: Any) -> None:
+        if args[0] != "NAME":
+            store.remove(NAME.project_id)
+        really(self, *args)
+
+    with store.writer(NAME, identity="one", embedder="test", dimension=4) as writer, monkeypatch.context() as patch:
+        writer.add(row("new.py", "beta"), np.zeros((1, 4), dtype=np.int8))
+        patch.setattr(local_lock.IndexLock, when, after_a_removal)
+        with pytest.raises(SearchFailed, match="removed while"):
+            writer.publish(commit="late")
+    assert store.open(NAME) is None
+    assert [path.name for path in tmp_path.iterdir()] == [".removed"]
+
+
+def test_a_base_that_is_swept_away_just_now_is_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalIndexStore(tmp_path)
+    write(store, "main.py", "alpha")
+    link = local_writer._link_generation
+    gone: list[Path] = []
+
+    def too_late(old: Path, new: Path, manifest: Any) -> None:
+        if not gone:
+            gone.append(old)
+            write(store, "second.py", "alpha")
+            write(store, "third.py", "alpha")
+        link(old, new, manifest)
+
+    monkeypatch.setattr(local_writer, "_link_generation", too_late)
+    with store.writer(IndexName("shop", "x"), identity="one", embedder="test", dimension=4) as writer:
+        assert set(writer.known()) == {"main.py", "second.py", "third.py"}
+
+
+def test_who_has_a_removed_index_open_never_takes_another_one_for_it(tmp_path: Path) -> None:
+    store = LocalIndexStore(tmp_path)
+    search = CodeSearch(LocalIndexStore(tmp_path), None)
+    write(store, "old.py", "alpha")
+    assert [hit.path for hit in search.search_now("shop", "alpha")] == ["old.py"]
+    store.remove("shop")
+    write(store, "new.py", "beta")
+    assert search.search_now("shop", "alpha") == []
+    assert [hit.path for hit in search.search_now("shop", "beta")] == ["new.py"]
+    search.close()
+
+
+def test_a_writer_that_ends_badly_lets_go_of_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalIndexStore(tmp_path, lock_timeout=timedelta(0))
+    write(store, "old.py", "alpha")
+
+    def fail(self: local_words.WordsWriter) -> None:
+        raise RuntimeError("no room in memory")
+
+    writer = store.writer(NAME, identity="one", embedder="test", dimension=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(local_words.WordsWriter, "close", fail)
+        with pytest.raises(RuntimeError, match="no room"):
+            writer.__exit__(None, None, None)
+    assert generations(tmp_path) == ["g-00000001"]
+    write(store, "new.py", "alpha")
+    assert sorted(paths_with(store, "alpha")) == ["new.py", "old.py"]

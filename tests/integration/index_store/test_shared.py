@@ -399,6 +399,27 @@ def test_search_goes_on_while_the_store_is_away(tmp_path: Path, monkeypatch: pyt
         assert found(place.machine("b"), "two") == ["b.py"]
 
 
+def test_a_bucket_that_is_missing_is_no_empty_one(place: Place) -> None:
+    publish(place.machine("a"), row("a.py", "one"))
+    missing = open_bucket(f"s3://no-{uuid.uuid4().hex}", endpoint=place.endpoint)
+    with pytest.raises(SearchFailed, match="NoSuchBucket") as said:
+        place.machine("b", missing).open(NAME)
+    assert said.value.reason == "index_store_refused"
+    assert found(place.machine("a", missing), "one") == ["a.py"], "the copy at hand is good enough"
+
+
+def test_a_probe_whose_answer_is_lost_is_no_fault_of_the_store(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    swap = Bucket.swap
+
+    def without_answer(self: Bucket, key: str, content: bytes, tag: str | None) -> str:
+        swap(self, key, content, tag)
+        raise SwapRefused
+
+    monkeypatch.setattr(Bucket, "swap", without_answer)
+    place.bucket().check()
+    assert place.bucket().keys("") == []
+
+
 def test_wrong_keys_are_said_without_showing_any(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in (("AWS_SECRET_ACCESS_KEY", "not-the-secret"), ("AWS_ACCESS_KEY_ID", "AKSOMEBODYELSE")):
         with monkeypatch.context() as patch:

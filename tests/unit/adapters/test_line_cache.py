@@ -1,46 +1,54 @@
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 
-from corral.adapters.index.local_lines import LineCache
+from corral.adapters.index.local_lines import LineCache, Lines
 
 TEXT = "one\ntwo\n\nfour \u00e4\nfive"
 
 
-def never() -> bytes:
-    raise AssertionError("expected the kept text, was asked to load it")
-
-
 @pytest.mark.parametrize("text", [TEXT, TEXT + "\n", "", "\n", "only"])
 def test_every_run_of_lines_is_what_splitting_gives(text: str) -> None:
-    cache = LineCache()
+    kept = Lines(text.encode())
     lines = text.split("\n")
     for start in range(1, len(lines) + 2):
         for end in range(start, len(lines) + 3):
-            expected = "\n".join(lines[start - 1 : end])
-            assert cache.lines("key", text.encode, start, end) == expected, (start, end)
+            assert kept.between(start, end) == "\n".join(lines[start - 1 : end]), (start, end)
 
 
-def test_a_kept_text_is_not_loaded_again() -> None:
+def test_a_text_is_kept() -> None:
     cache = LineCache()
-    cache.lines("key", TEXT.encode, 1, 1)
-    assert cache.lines("key", never, 2, 2) == "two"
+    assert cache.get("key") is None
+    cache.keep("key", TEXT.encode())
+    kept = cache.get("key")
+    assert kept is not None
+    assert kept.between(2, 2) == "two"
+    cache.clear()
+    assert cache.get("key") is None
 
 
-def test_no_more_is_kept_than_allowed_and_the_oldest_goes_first() -> None:
+def test_no_more_is_kept_than_allowed_and_what_was_asked_for_longest_ago_goes_first() -> None:
     cache = LineCache(limit_bytes=250)
-    for key in "abab":
-        cache.lines(key, lambda: b"x" * 100, 1, 1)
-    cache.lines("c", lambda: b"x" * 100, 1, 1)
-    with pytest.raises(AssertionError):
-        cache.lines("a", never, 1, 1)
-    assert cache.lines("b", never, 1, 1) == "x" * 100
+    for key in "ab":
+        cache.keep(key, b"x" * 100)
+    cache.get("a")
+    cache.keep("c", b"x" * 100)
+    assert cache.get("b") is None
+    assert cache.get("a") is not None
+    assert cache.get("c") is not None
 
 
-def test_a_text_larger_than_allowed_is_still_answered() -> None:
+def test_a_text_larger_than_allowed_is_kept_until_the_next_one() -> None:
     cache = LineCache(limit_bytes=10)
-    lines = ["x" * 8] * 4
-    for (first, _), (second, _) in pairwise(enumerate(lines, start=1)):
-        assert cache.lines("key", "\n".join(lines).encode, first, second) == "x" * 8 + "\n" + "x" * 8
+    assert cache.keep("large", b"x" * 100).between(1, 1) == "x" * 100
+    assert cache.get("large") is not None
+    cache.keep("next", b"y")
+    assert cache.get("large") is None
+
+
+def test_a_text_kept_twice_counts_once() -> None:
+    cache = LineCache(limit_bytes=250)
+    for _ in range(5):  # as when threads read the same one at the same time
+        cache.keep("a", b"x" * 100)
+    cache.keep("b", b"x" * 100)
+    assert cache.get("a") is not None

@@ -90,7 +90,7 @@ class Bucket:
         return held
 
     def read_unless(self, key: str, tag: str | None) -> Held | Unchanged | None:
-        """An object, or that it still has this tag; None when there is none."""
+        """An object, or that it still has this tag; None when there is none in the bucket."""
 
         def ask() -> Held | Unchanged | None:
             try:
@@ -98,7 +98,9 @@ class Bucket:
                 return Held(bytes(answer.bytes()), answer.meta["e_tag"] or "")
             except NotModifiedError:
                 return Unchanged()
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if _is_without_bucket(error):
+                    raise
                 return None
 
         return self._done("read", ask)
@@ -107,8 +109,8 @@ class Bucket:
         """Store objects, several at a time; each content is made when its turn comes, so that few are in memory."""
 
         def put(item: tuple[str, Callable[[], bytes]]) -> None:
-            key, content = item
-            self._done("write", lambda: obstore.put(self._store, key, content(), use_multipart=False))
+            key, made = item[0], item[1]()  # a file that can't be read is no fault of the store's
+            self._done("write", lambda: obstore.put(self._store, key, made, use_multipart=False))
 
         for _ in self._threads.map(put, objects):
             pass
@@ -150,6 +152,8 @@ class Bucket:
                     self._store, key, content, mode={"e_tag": tag} if tag else "create", use_multipart=False
                 )
             except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
+                if _is_without_bucket(error):
+                    raise
                 raise SwapRefused from error
             return done["e_tag"] or ""
 
@@ -192,8 +196,8 @@ class Bucket:
         """
         key = f"probe/{uuid.uuid4().hex}"
         try:
-            first = self.swap(key, b"1", None)
-            second = self.swap(key, b"2", first)
+            first = self._swap_once(key, b"1", None)
+            second = self._swap_once(key, b"2", first)
             for stale in (None, first):
                 try:
                     self.swap(key, b"3", stale)
@@ -209,6 +213,16 @@ class Bucket:
             raise ConfigurationError(f"{self._shown} refuses conditional writes; use a newer server") from refused
         finally:
             self.delete([key])
+
+    def _swap_once(self, key: str, content: bytes, tag: str | None) -> str:
+        """Of an object that is nobody else's: if it holds this, only the answer got lost."""
+        try:
+            return self.swap(key, content, tag)
+        except SwapRefused:
+            held = self.read(key)
+            if held is None or held.content != content:
+                raise
+            return held.tag
 
     def _done(self, operation: str, ask: Callable[[], T]) -> T:
         try:
@@ -248,6 +262,12 @@ def open_bucket(address: str, *, endpoint: str | None = None) -> Bucket:
             f"the object store {address} can't be set up ({type(error).__name__}); look at the AWS_ variables"
         ) from None
     return Bucket(store, address)
+
+
+def _is_without_bucket(error: Exception) -> bool:
+    """Whether it is not an object that is missing: what is asked of no bucket must never seem to be an empty one."""
+    code = _CODE.search(str(error))
+    return code is not None and code[1] == "NoSuchBucket"
 
 
 def _failed(shown: str, operation: str, error: Exception) -> SearchFailed:

@@ -13,11 +13,13 @@ import logging
 import os
 from collections import Counter
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Final
 
-from corral.adapters.index.local_layout import remove_index
+from corral.adapters.index.local_lock import lock_index
 from corral.adapters.index.local_reader import LocalIndexReader
+from corral.errors import SearchFailed
 
 _log = logging.getLogger(__name__)
 
@@ -68,18 +70,35 @@ class Copies:
         self._limit = limit_bytes
         self._grown = 0
 
-    def hold(self, folder: Path) -> IO[bytes] | None:
-        """Keep an index from being deleted until the file is closed; None when there is none any more."""
+    def hold(self, folder: Path, *, make: bool = False) -> IO[bytes] | None:
+        """Keep an index from being deleted for want of room until the file is closed.
+
+        Args:
+            folder: Of the index.
+            make: Also when there is none yet, so that it stays from the moment on in which it is there.
+
+        Returns:
+            None when there is none.
+        """
         while True:
             try:
+                if make:
+                    folder.mkdir(parents=True, exist_ok=True)
                 used = (folder / "USED").open("ab")
-            except (FileNotFoundError, NotADirectoryError):
+            except FileNotFoundError:
+                if make:
+                    continue  # deleted between the two
                 return None
             fcntl.flock(used, fcntl.LOCK_SH)  # who deletes lets go soon
-            if os.fstat(used.fileno()).st_nlink:
+            if _is_there(folder / "USED", used):
                 _touch(used)
                 return used
             used.close()
+
+    def forget(self, folder: Path) -> None:
+        """Delete what is left of an index of which there is no copy any more, if nobody is at work on it."""
+        if folder.is_dir() and not (folder / "CURRENT").exists():
+            _delete(folder, published=False)
 
     def grown(self, more_bytes: int, *, new: bool) -> None:
         """Make room, if it can be needed: an index is new here, or enough has come since the last look.
@@ -114,7 +133,7 @@ class Copies:
             for folder in indexes:
                 if used <= self._limit:
                     return
-                if not _delete(folder):
+                if not _delete(folder, published=True):
                     continue
                 _log.info("the copy of the index in %s is deleted to make room", folder)
                 for file in holders[folder]:
@@ -129,7 +148,7 @@ class Copies:
 
     def _indexes(self) -> list[Path]:
         """Least recently used first."""
-        return sorted((path.parent for path in self._root.glob("*/*/LOCK")), key=_last_used)
+        return sorted((path for path in self._root.glob("[!.]*/*") if path.is_dir()), key=_last_used)
 
 
 def _last_used(folder: Path) -> int:
@@ -160,16 +179,27 @@ def _measured(indexes: list[Path]) -> tuple[dict[int, int], dict[Path, set[int]]
     return sizes, holders
 
 
-def _delete(folder: Path) -> bool:
-    """Delete an index that nobody reads or writes; whether it was done."""
-    with contextlib.ExitStack() as held:
-        for name in ("LOCK", "USED"):
-            try:
-                file = held.enter_context((folder / name).open("ab"))
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return False  # in use, or gone
-        remove_index(folder)
-    with contextlib.suppress(OSError):  # other branches are there
-        folder.parent.rmdir()
+def _is_there(path: Path, file: IO[bytes]) -> bool:
+    """Whether this is still the file of that path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except OSError:
+        return False
+
+
+def _delete(folder: Path, *, published: bool) -> bool:
+    """Delete an index that nobody reads or writes; whether it was done.
+
+    Args:
+        folder: Of the index.
+        published: Also when there is a copy.
+    """
+    try:
+        with lock_index(folder, timedelta(0)) as lock, (folder / "USED").open("ab") as used:
+            fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock.current() is not None and not published:
+                return False
+            lock.remove()
+    except (OSError, SearchFailed):
+        return False  # in use, or gone
     return True

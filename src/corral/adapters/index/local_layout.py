@@ -2,10 +2,12 @@
 
 ::
 
+    <root>/.removed     the highest number of a generation of an index that was removed; higher ones follow
     <root>/<project>/<branch>/
         LOCK            held (flock) by the one writer
         NAME            the branch as its repository calls it; empty for the default branch
         CURRENT         number of the published generation
+        w-<random>/     what the writer is making (f-: what is being fetched); renamed when it is published
         g-00000007/     one generation; never changed once published
             manifest.json       what it is, its segments and their dead files, the size of every file
             columns-*.bin, vectors-*.bin, text-*.pack   segments (``local_segment``)
@@ -13,9 +15,10 @@
             words/              Tantivy
 
 A new generation is a folder of hard links to the old one's files and at most a few new small ones. It is published by
-replacing ``CURRENT``. So a search never sees half an index, a killed writer leaves a folder that the next one sweeps
-away, and a new branch costs links instead of bytes. Nothing waits for the disk: after a loss of power, a generation
-whose files have not the sizes that its manifest tells is unreadable, and is made anew.
+replacing ``CURRENT``; the one before stays until the next writer comes, for who is about to open it. So a search never
+sees half an index, a killed writer leaves a folder that the next one sweeps away, and a new branch costs links instead
+of bytes. Nothing waits for the disk: after a loss of power, a generation whose files have not the sizes that its
+manifest tells is unreadable, and is made anew.
 """
 
 from __future__ import annotations
@@ -23,7 +26,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -146,6 +148,7 @@ def sizes_of(folder: Path) -> dict[str, int]:
 
 
 @lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)
 def safe_name(name: str) -> str:
     """A folder name for any id: readable where that is safe, with a hash where characters were replaced."""
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:80]
@@ -159,15 +162,20 @@ def branch_folder(branch: str) -> str:
     return safe_name(branch) if branch else DEFAULT_BRANCH
 
 
-def remove_index(folder: Path) -> None:
-    """Delete an index, ``CURRENT`` first: nobody opens what is half gone. Its locks are the caller's."""
-    (folder / "CURRENT").unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def generation_name(generation: int) -> str:
     """Name of a generation's folder."""
     return f"g-{generation:08d}"
+
+
+def removed_meanwhile(operation: str) -> SearchFailed:
+    """What a writer raises whose index was removed under it."""
+    return SearchFailed(
+        "the index was removed while it was written",
+        service="index",
+        operation=operation,
+        retryable=True,
+        reason="index_removed",
+    )
 
 
 def disk_failed(operation: str, error: Exception) -> SearchFailed:

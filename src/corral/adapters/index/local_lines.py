@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 
 import numpy as np
 
@@ -12,6 +12,23 @@ from corral.adapters.index.local_columns import numbers
 
 KEPT_BYTES = 32_000_000
 _NEWLINE = ord("\n")
+
+
+class Lines:
+    """A text whose lines can be had by their numbers."""
+
+    __slots__ = ("_breaks", "text")
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self._breaks = numbers(np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == _NEWLINE))
+
+    def between(self, start: int, end: int) -> str:
+        """From line ``start`` to ``end``, which count from 1 and both belong to it, without a last newline."""
+        text, breaks = self.text, self._breaks
+        begin = breaks[start - 2] + 1 if 2 <= start <= len(breaks) + 1 else (0 if start < 2 else len(text))
+        stop = breaks[end - 1] if end <= len(breaks) else len(text)
+        return text[begin:stop].decode("utf-8", "replace")
 
 
 class LineCache:
@@ -24,35 +41,29 @@ class LineCache:
 
     def __init__(self, limit_bytes: int = KEPT_BYTES) -> None:
         self._limit = limit_bytes
-        self._kept: OrderedDict[Hashable, tuple[bytes, memoryview]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Lines] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
 
-    def lines(self, key: Hashable, load: Callable[[], bytes], start: int, end: int) -> str:
-        """The lines from ``start`` to ``end``, which count from 1 and both belong to it, without a last newline.
+    def get(self, key: Hashable) -> Lines | None:
+        """A text that is kept."""
+        try:
+            lines = self._kept[key]
+            self._kept.move_to_end(key)
+        except KeyError:  # never kept, or dropped just now
+            return None
+        return lines
 
-        Args:
-            key: Which text.
-            load: Reads it; called when it isn't kept.
-        """
-        with self._lock:
-            kept = self._kept.get(key)
-            if kept is not None:
-                self._kept.move_to_end(key)
-        text, breaks = kept or self._keep(key, load())
-        begin = breaks[start - 2] + 1 if 2 <= start <= len(breaks) + 1 else (0 if start < 2 else len(text))
-        stop = breaks[end - 1] if end <= len(breaks) else len(text)
-        return text[begin:stop].decode("utf-8", "replace")
-
-    def _keep(self, key: Hashable, text: bytes) -> tuple[bytes, memoryview]:
-        kept = text, numbers(np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == _NEWLINE))
+    def keep(self, key: Hashable, text: bytes) -> Lines:
+        """A text that was not kept, and is now."""
+        lines = Lines(text)
         with self._lock:
             if key not in self._kept:
-                self._kept[key] = kept
+                self._kept[key] = lines
                 self._size += len(text)
                 while self._size > self._limit and len(self._kept) > 1:
-                    self._size -= len(self._kept.popitem(last=False)[1][0])
-        return kept
+                    self._size -= len(self._kept.popitem(last=False)[1].text)
+        return lines
 
     def clear(self) -> None:
         """Forget all."""

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from corral.adapters.index.local_reader import Part
-from corral.adapters.index.local_segment import SegmentWriter, open_segment
+from corral.adapters.index.local_segment import open_segment
+from corral.adapters.index.local_segment_writer import SegmentWriter
 from corral.adapters.index.local_text import TextCodec
 
 _FACTOR = 8

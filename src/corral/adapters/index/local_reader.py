@@ -151,7 +151,7 @@ class LocalIndexReader:
             return _NO_UIDS, _NO_SCORES
         scores, addresses = zip(*hits, strict=True)
         uids = self._searcher.fast_field_values("uid", list(addresses))
-        return np.array(uids, dtype=np.int64), np.array(scores, dtype=np.float32)
+        return np.fromiter(uids, np.int64, len(uids)), np.fromiter(scores, np.float32, len(scores))
 
     def _candidates(
         self,
@@ -216,8 +216,8 @@ class LocalIndexReader:
 
     def _chunk(self, segment: Segment, row: int, file_row: int) -> StoredChunk:
         key = (segment.name, file_row)
-        text = self._lines.lines(key, lambda: self._bytes(segment, file_row), *segment.chunk_lines(row))
-        return segment.stored_chunk(row, file_row, text)
+        lines = self._lines.get(key) or self._lines.keep(key, self._bytes(segment, file_row))
+        return segment.stored_chunk(row, file_row, lines)
 
     def _text(self, segment: Segment, file_row: int) -> str:
         return self._bytes(segment, file_row).decode("utf-8", "replace")

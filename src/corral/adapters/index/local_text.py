@@ -193,10 +193,10 @@ def similarities(stored: NDArray[Any], vector: NDArray[np.float32]) -> NDArray[n
     packed = stored["packed"]
     half = packed.shape[1]
     levels = np.empty((len(stored), 2 * half), dtype=np.float32)
-    levels[:, :half] = packed & 15
-    levels[:, half:] = packed >> 4
+    np.bitwise_and(packed, 15, out=levels[:, :half], casting="unsafe")
+    np.right_shift(packed, 4, out=levels[:, half:], casting="unsafe")
     found: NDArray[np.float32] = levels[:, : len(vector)] @ vector
-    found -= 8 * vector.sum()
+    found -= 8 * np.add.reduce(vector)
     found *= stored["scale"]
     return found
 

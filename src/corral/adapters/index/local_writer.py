@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
+from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import tantivy
 
-from corral.adapters.index.local_layout import Manifest, disk_failed, generation_name, sizes_of
+from corral.adapters.index.local_layout import Manifest, disk_failed, generation_name, removed_meanwhile, sizes_of
+from corral.adapters.index.local_lock import IndexLock
 from corral.adapters.index.local_merge import merged, too_many
 from corral.adapters.index.local_reader import LocalIndexReader, Part
-from corral.adapters.index.local_segment import SegmentWriter, open_segment
+from corral.adapters.index.local_segment import open_segment
+from corral.adapters.index.local_segment_writer import SegmentWriter
 from corral.adapters.index.local_text import TextCodec
 from corral.adapters.index.local_words import WordsWriter
 from corral.adapters.index.port import FileRow, IndexState, Reusable
+from corral.errors import SearchFailed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SEGMENT_CHUNKS = 100_000
-"""A build begins another segment after this many, or when one has this much in memory, whatever the repository is made
+"""A build begins another segment after this many, or when one has collected this much, whatever the repository is made
 of: files that are left out have no chunks, and a file may have any number of definitions."""
 _SEGMENT_BYTES = 32_000_000
 _PATH_MARKS = 1 << 20
@@ -37,19 +42,30 @@ Sealed = Callable[[Path, Path | None, IndexState], None]
 
 
 class _Paths:
-    """Paths that were added: says yes to some that were not, and never no to one that was.
+    """Paths that were added, by their hashes: a set would grow with the repository, and hardly ever is one added twice.
 
-    A set of them would grow with the repository, and all but never is a path added twice in one build.
+    It says yes to some that were not, and never no to one that was.
     """
 
     def __init__(self) -> None:
         self._marks = bytearray(_PATH_MARKS)
+        self._open = array("q")
 
     def add(self, path: str) -> None:
-        self._marks[hash(path) % _PATH_MARKS] = 1
+        number = hash(path)
+        self._marks[number % _PATH_MARKS] = 1
+        self._open.append(number)
+
+    def close_segment(self) -> None:
+        del self._open[:]
 
     def __contains__(self, path: str) -> bool:
+        """Whether it was added to any segment."""
         return bool(self._marks[hash(path) % _PATH_MARKS])
+
+    def in_open_segment(self, path: str) -> bool:
+        """Whether it was added to the segment that is open."""
+        return path in self and bool((np.frombuffer(self._open, dtype=np.int64) == hash(path)).any())
 
 
 class LocalIndexWriter:
@@ -57,9 +73,8 @@ class LocalIndexWriter:
 
     def __init__(
         self,
-        folder: Path,
         *,
-        lock: IO[bytes],
+        lock: IndexLock,
         generation: int,
         base: Path | None,
         identity: str,
@@ -67,7 +82,6 @@ class LocalIndexWriter:
         dimension: int,
         sealed: Sealed | None = None,
     ) -> None:
-        self._index_folder = folder
         self._base = base
         self._sealed = sealed
         self._lock = lock
@@ -77,9 +91,10 @@ class LocalIndexWriter:
         self._dimension = dimension
         self._base_reader = LocalIndexReader(base) if base else None
         self._published = False
-        self._new = folder / generation_name(generation)
-        sweep(folder, keep=self._current_folders())
-        shutil.rmtree(self._new, ignore_errors=True)
+        # A name that no other writer has, also should the index be removed and made again while this one is frozen.
+        self._new = lock.folder / f"w-{uuid.uuid4().hex}"
+        current = lock.current()
+        lock.sweep(keep=set() if current is None else {generation_name(current)})
         self._new.mkdir()
         self._dictionary = ""
         self._codec: TextCodec | None = None
@@ -94,9 +109,8 @@ class LocalIndexWriter:
         self._words = WordsWriter(self._new / "words", fresh=base is None)
         self._dead: dict[int, int] = {}  # file to its number of chunks
         self._spilled: list[Part] = []  # segments of this build that are closed
-        self._spilled_paths = _Paths()
-        self._own: dict[str, tuple[int, int]] = {}  # path to file and its number of chunks, of the open segment
         self._segment: SegmentWriter | None = None
+        self._added = _Paths()
 
     @property
     def base(self) -> IndexState | None:
@@ -124,10 +138,10 @@ class LocalIndexWriter:
         try:
             self._add(file, vectors)
         except (OSError, ValueError) as error:  # Tantivy says ValueError for a full disk too
-            raise disk_failed("add", error) from error
+            raise self._failed("add", error) from error
 
     def _add(self, file: FileRow, vectors: NDArray[np.int8]) -> None:
-        self.remove(file.path)
+        self._remove(file.path)
         segment = self._open_segment()
         segment.add(self._next_file, self._next_uid, file, vectors)
         for uid, chunk in enumerate(file.chunks, start=self._next_uid):
@@ -136,7 +150,7 @@ class LocalIndexWriter:
                     uid=uid, file=self._next_file, language=file.language, kinds=" ".join(chunk.kinds), **chunk.fields
                 )
             )
-        self._own[file.path] = (self._next_file, len(file.chunks))
+        self._added.add(file.path)
         self._next_file += 1
         self._next_uid += len(file.chunks)
         self._spill(segment)
@@ -144,21 +158,26 @@ class LocalIndexWriter:
     def skip(self, path: str, blob: str, reason: str) -> None:
         """Remember that a file was left out."""
         try:
-            self.remove(path)
+            self._remove(path)
             segment = self._open_segment()
             segment.skip(self._next_file, path, blob, reason)
-            self._own[path] = (self._next_file, 0)
+            self._added.add(path)
             self._next_file += 1
             self._spill(segment)
         except (OSError, ValueError) as error:
-            raise disk_failed("skip", error) from error
+            raise self._failed("skip", error) from error
 
     def remove(self, path: str) -> None:
         """Forget a file."""
-        own = self._own.pop(path, None)
-        if own is not None:
-            self._bury(*own)
-        for part in [*self._parts, *(self._spilled if path in self._spilled_paths else ())]:
+        try:
+            self._remove(path)
+        except (OSError, ValueError) as error:
+            raise self._failed("remove", error) from error
+
+    def _remove(self, path: str) -> None:
+        if self._added.in_open_segment(path):
+            self._close_segment()  # one looks up in closed ones only
+        for part in [*self._parts, *(self._spilled if path in self._added else ())]:
             for row in part.live(part.segment.find_path(path)):
                 begin, end = part.segment.chunk_range(row)
                 self._bury(int(part.segment.files["id"][row]), end - begin)
@@ -177,7 +196,7 @@ class LocalIndexWriter:
 
     def _spill(self, segment: SegmentWriter) -> None:
         """Close a segment that is full: from then on it is on the disk only."""
-        if segment.chunks >= _SEGMENT_CHUNKS or segment.held_bytes >= _SEGMENT_BYTES:
+        if segment.chunks >= _SEGMENT_CHUNKS or segment.collected_bytes >= _SEGMENT_BYTES:
             self._close_segment()
 
     def _close_segment(self) -> None:
@@ -185,10 +204,8 @@ class LocalIndexWriter:
             return
         entry, codec = self._segment.finish()
         self._segment = None
+        self._added.close_segment()
         self._spilled.append(Part(open_segment(self._new, entry), entry))
-        for path in self._own:
-            self._spilled_paths.add(path)
-        self._own.clear()
         if self._codec is None and codec.dictionary:
             self._dictionary = f"text-{entry.name}.dict"
             (self._new / self._dictionary).write_bytes(codec.dictionary)
@@ -199,7 +216,7 @@ class LocalIndexWriter:
         try:
             return self._publish(commit, notes or {})
         except (OSError, ValueError) as error:
-            raise disk_failed("publish", error) from error
+            raise self._failed("publish", error) from error
 
     def _publish(self, commit: str, notes: Mapping[str, str]) -> IndexState:
         self._words.commit()
@@ -217,7 +234,7 @@ class LocalIndexWriter:
         (self._new / "manifest.json").write_text(manifest.dump())
         if self._sealed is not None:
             self._sealed(self._new, self._base, state)
-        replace_text(self._index_folder / "CURRENT", str(self._generation))
+        self._lock.publish(self._new.name, self._generation)
         self._published = True
         return state
 
@@ -264,12 +281,8 @@ class LocalIndexWriter:
             notes=notes,
         )
 
-    def _current_folders(self) -> set[str]:
-        try:
-            generation = int((self._index_folder / "CURRENT").read_text())
-        except (OSError, ValueError):
-            return set()
-        return {generation_name(generation), generation_name(generation - 1)}
+    def _failed(self, operation: str, error: Exception) -> SearchFailed:
+        return removed_meanwhile(operation) if self._lock.lost else disk_failed(operation, error)
 
     def __enter__(self) -> Self:
         return self
@@ -277,25 +290,19 @@ class LocalIndexWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._words.close()
-        if not self._published:
-            if self._segment is not None:
-                self._segment.close()
-            shutil.rmtree(self._new, ignore_errors=True)
-        if self._base_reader:
-            self._base_reader.close()
-        self._lock.close()
+        with contextlib.ExitStack() as ending:  # whatever fails on the way, the lock is let go
+            ending.callback(self._lock.close)
+            if self._base_reader:
+                ending.callback(self._base_reader.close)
+            if not self._published:
+                ending.callback(shutil.rmtree, self._new, ignore_errors=True)
+                if self._segment is not None:
+                    ending.callback(self._segment.close)
+            self._words.close()
 
 
 def _by_count(counted: Counter[str]) -> dict[str, int]:
     return dict(sorted(counted.items(), key=lambda pair: (-pair[1], pair[0])))
-
-
-def sweep(folder: Path, *, keep: set[str]) -> None:
-    """Remove generations that nobody will open again, and those of killed writers (the lock is ours)."""
-    for path in folder.glob("g-*"):
-        if path.name not in keep:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _link_generation(old: Path, new: Path, manifest: Manifest) -> None:
@@ -312,10 +319,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # a file system without hard links
         shutil.copyfile(source, target)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Replace a small file in one step."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(text)
-    new.replace(path)

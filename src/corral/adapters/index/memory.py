@@ -52,6 +52,7 @@ class MemoryIndexStore:
 
     def __init__(self) -> None:
         self._published: dict[IndexName, _Generation] = {}
+        self._numbers: dict[IndexName, int] = {}
         self._writing: set[IndexName] = set()
 
     def open(self, name: IndexName) -> MemoryIndexReader | None:
@@ -72,7 +73,7 @@ class MemoryIndexStore:
             raise _busy()
         base = None if fresh else self._base(name, identity)
         self._writing.add(name)
-        number = (self.current(name) or 0) + 1
+        number = self._numbers.get(name, 0) + 1
         empty = IndexState(number, identity, "", embedder, dimension, 0, 0)
         return MemoryIndexWriter(self, name, base, empty)
 
@@ -98,6 +99,7 @@ class MemoryIndexStore:
         self._writing.discard(name)
         if generation is not None:
             self._published[name] = generation
+            self._numbers[name] = generation.state.generation  # it stays when the index is removed
 
 
 def _busy() -> SearchFailed:

@@ -339,7 +339,10 @@ class IndexStore(Protocol):
         ...
 
     def current(self, name: IndexName) -> int | None:
-        """Number of the published generation; a cheap question (some microseconds on a local disk)."""
+        """Number of the published generation; a cheap question (some microseconds on a local disk).
+
+        Higher with each publication; a number of an index that was removed does not come again.
+        """
         ...
 
     def writer(

@@ -20,36 +20,28 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
+import itertools
 import logging
-import os
-import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final
 
 from corral.adapters.index.bucket import Bucket, Held, SwapRefused, Unchanged
 from corral.adapters.index.copies import Copies, CopiesUse, CopyReader
-from corral.adapters.index.local import LocalIndexStore
+from corral.adapters.index.local import DamagedBase, LocalIndexStore, siblings_of
 from corral.adapters.index.local_layout import branch_folder, disk_failed, safe_name
+from corral.adapters.index.local_lock import IndexLock
 from corral.adapters.index.local_reader import LocalIndexReader
 from corral.adapters.index.local_writer import LocalIndexWriter
 from corral.adapters.index.port import IndexName, IndexState
-from corral.adapters.index.shared_layout import (
-    BLOCK_BYTES,
-    RECORD,
-    SAFE_BLOCK,
-    Block,
-    Plan,
-    Root,
-    read_block,
-    record_of,
-)
+from corral.adapters.index.shared_fetch import BlockGone, fetch
+from corral.adapters.index.shared_fetch import lost as blocks_lost
+from corral.adapters.index.shared_layout import BLOCK_BYTES, RECORD, SAFE_BLOCK, Plan, Root, read_block, record_of
 from corral.errors import SearchFailed
 
 _log = logging.getLogger(__name__)
@@ -60,30 +52,41 @@ _AWAY_S: Final = 10.0
 _ROOT: Final = "current.json"
 
 
-class _BlockGone(Exception):
-    """A block was deleted while it was fetched: a later generation is there."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Last:
-    """The last ``current.json`` that was seen, if there is one."""
+    """A ``current.json`` that was seen, or that there was none."""
 
     tag: str | None = None
     root: Root | None = None
 
     @property
-    def published(self) -> bool:
-        """Whether there is an index."""
-        return self.root is not None and not self.root.removed
+    def published(self) -> Root | None:
+        """What there is of an index; None when there is none."""
+        return None if self.root is None or self.root.removed else self.root
 
 
 @dataclass(slots=True)
 class _Seen:
     """What this process knows of one published index."""
 
+    #: Held by the one thread that asks and fetches for the others. Never taken by who holds the index's own lock.
     lock: threading.Lock = field(default_factory=threading.Lock)
     checked: float = float("-inf")
-    last: _Last = field(default_factory=_Last)
+    #: None before the store was asked for the first time.
+    last: _Last | None = None
+    _clock: Iterator[int] = field(default_factory=itertools.count)
+    _as_of: int = -1
+    _telling: threading.Lock = field(default_factory=threading.Lock)
+
+    def now(self) -> int:
+        """A moment: before the store is asked, and after it has taken something."""
+        return next(self._clock)
+
+    def learn(self, last: _Last, as_of: int) -> None:
+        """Remember it, unless something later is known: answers may come in another order than they were given."""
+        with self._telling:
+            if as_of >= self._as_of:
+                self.last, self._as_of = last, as_of
 
 
 class SharedIndexStore:
@@ -118,37 +121,50 @@ class SharedIndexStore:
 
     def current(self, name: IndexName) -> int | None:
         """Number of the published generation; asks the object store at most once per ``refresh``."""
+        last = self._refresh(name, wait=self._local.current(name) is None).last
         here = self._local.current(name)
-        self._refresh(name, wait=here is None)
-        return self._local.current(name)
+        if last is None:
+            return here
+        if last.published is None:
+            return None  # also where its copy could not be deleted yet
+        return last.published.generation if here is None else here  # its copy may have gone for want of room just now
 
     def open(self, name: IndexName) -> LocalIndexReader | None:
         """The published generation; None when there is none."""
+        folder = self._local.folder(name)
         for _ in range(_TRIES):
             if self.current(name) is None:
                 return None
+            used = self._copies.hold(folder, make=True)  # from here on no copy goes for want of room
+            reader = None
             try:
-                reader = self._open_copy(name)
-            except SearchFailed:
-                _log.warning("the copy of the index of %r can't be read: it is fetched again", name.project_id)
-                self._drop(name)
-                self._refresh(name, wait=True, force=True)
-                reader = self._open_copy(name)
+                if self._local.current(name) is None:
+                    self._refresh(name, wait=True)
+                reader = self._open_copy(name, used)
+            finally:
+                if reader is None and used is not None:
+                    used.close()
+                    self._copies.forget(folder)
             if reader is not None:
-                return reader  # else it was deleted for want of room just now: once more
-        raise _busy("copies of indexes are deleted faster than they can be opened; raise CORRAL_INDEX_COPIES_MB")
+                return reader  # else it was removed just now
+        raise _busy("open", "the index is removed and made again faster than it can be opened")
 
-    def _open_copy(self, name: IndexName) -> LocalIndexReader | None:
-        used = self._copies.hold(self._local.folder(name))
-        if used is None:
-            return None
-        reader = None
+    def _open_copy(self, name: IndexName, used: IO[bytes] | None) -> LocalIndexReader | None:
+        if used is None:  # can't be: it was made
+            raise TypeError(used)
+
+        def make(folder: Path) -> LocalIndexReader:
+            return CopyReader(folder, used)
+
         try:
-            reader = self._local.open(name, lambda folder: CopyReader(folder, used))
-        finally:
-            if reader is None:
-                used.close()
-        return reader
+            return self._local.open(name, make)
+        except SearchFailed:
+            _log.warning("the copy of the index of %r can't be read: it is fetched again", name.project_id)
+        with self._local.lock(name) as lock:
+            if not self._local.is_whole(lock):
+                lock.clear()
+            self._settle(name, lock)
+        return self._local.open(name, make)
 
     # --- writing
 
@@ -163,36 +179,34 @@ class SharedIndexStore:
         if not self._checked:
             self._bucket.check()
             self._checked = True
-        for _ in range(_TRIES):
-            last = self._refresh(name, wait=True, force=True).last
-            if not fresh and self._local.current(name) is None:
-                self._fetch_a_sibling(name)
-            published = last.root if last.published else None
-            with self._kept(name):
-                if published and self._local.current(name) is None:
-                    continue  # deleted for want of room just now
-                writer = self._local.writer(
-                    name,
-                    identity=identity,
-                    embedder=embedder,
-                    dimension=dimension,
-                    fresh=fresh,
-                    above=last.root.generation if last.root else 0,
-                    sealed=functools.partial(self._publish, name, last),
+        with contextlib.ExitStack() as undo:
+            with contextlib.ExitStack() as kept:
+                if not fresh and self._ask(name).published is None:
+                    self._have_a_sibling(name, kept)
+                # What is published is asked for under the lock: nothing that others here do can come between.
+                lock = undo.enter_context(self._local.lock(name))
+                begin = functools.partial(
+                    self._begin, name, lock, identity=identity, embedder=embedder, dimension=dimension, fresh=fresh
                 )
-            # The local lock is ours now. Did the index move on while we waited for it, or did somebody here who had asked
-            # earlier lay down an older generation? What is published since would be lost with that one as the base.
-            begun = False
-            try:
-                if fresh or self._token_here(name) == (published.token if published else None):
-                    now = self._bucket.read_unless(_root_key(name), last.tag)
-                    begun = isinstance(now, Unchanged) or (now is None and last.tag is None)
-            finally:
-                if not begun:
-                    writer.__exit__(None, None, None)
-            if begun:
-                return writer
-        raise _busy("other machines publish this index again and again")
+                try:
+                    writer = undo.enter_context(begin(whole=True))
+                except DamagedBase as error:
+                    _log.warning("the copy of the index of %r is fetched again: %s", name.project_id, error)
+                    lock.clear()
+                    writer = undo.enter_context(begin(whole=False))
+            undo.pop_all()  # from here on it is the caller's
+            return writer
+
+    def _begin(self, name: IndexName, lock: IndexLock, *, fresh: bool, whole: bool, **made: Any) -> LocalIndexWriter:
+        last = self._known_or_fetched(name, lock, fresh=fresh)
+        return self._local.begin(
+            lock,
+            fresh=fresh,
+            above=last.root.generation if last.root else 0,
+            sealed=functools.partial(self._publish, name, last),
+            whole=whole and last.published is not None,
+            **made,
+        )
 
     def branches(self, project_id: str) -> list[str]:
         """Branches of a project that have an index; one that an earlier version published is left out."""
@@ -201,7 +215,7 @@ class SharedIndexStore:
         found: dict[int, Root] = {}
 
         def take(index: int, content: bytes) -> None:
-            found[index] = _loaded(Held(content, ""), IndexName(project_id))
+            found[index] = _loaded(Held(content, ""), project_id)
 
         self._bucket.fetch([f"{home}/{_ROOT}" for home in sorted(with_blocks)], take)
         return sorted(root.branch for root in found.values() if not root.removed and root.branch is not None)
@@ -211,11 +225,11 @@ class SharedIndexStore:
         project = safe_name(project_id)
         folders = self._bucket.folders(project) if branch is None else [branch_folder(branch)]
         for folder in folders:
-            self._remove(f"{project}/{folder}")
-        self._local.remove(project_id, branch)
+            self._remove(f"{project}/{folder}", project_id)
         for name, seen in list(self._indexes.items()):
             if name.project_id == project_id and branch in {None, name.branch}:
                 seen.checked = float("-inf")
+        self._local.remove(project_id, branch)
 
     def check(self) -> None:
         """Whether the object store can be used; see ``Bucket.check``."""
@@ -227,24 +241,34 @@ class SharedIndexStore:
 
     # --- keeping up
 
-    def _refresh(self, name: IndexName, *, wait: bool, force: bool = False) -> _Seen:
-        """Bring this machine's copy up to date.
+    def _seen(self, name: IndexName) -> _Seen:
+        return self._indexes.setdefault(name, _Seen())
+
+    def _ask(self, name: IndexName) -> _Last:
+        """What is published now."""
+        seen = self._seen(name)
+        last, as_of = seen.last or _Last(), seen.now()
+        held = self._bucket.read_unless(_root_key(name), last.tag)
+        if not isinstance(held, Unchanged):
+            last = _Last() if held is None else _Last(held.tag, _loaded(held, name.project_id))
+        seen.learn(last, as_of)
+        return last
+
+    def _refresh(self, name: IndexName, *, wait: bool) -> _Seen:
+        """Bring this machine's copy up to date; when the store can't be asked, a copy at hand is good enough.
 
         Args:
             name: Of which index.
-            wait: For another thread that is doing it; else go on with what is here.
-            force: Ask now, and fail when the store can't be asked; else a copy at hand is good enough.
+            wait: For another thread or process that is doing it; else go on with what is here.
         """
-        seen = self._indexes.setdefault(name, _Seen())
-        if not force and not self._due(name, seen):
-            return seen
-        if not seen.lock.acquire(blocking=wait):
+        seen = self._seen(name)
+        if not self._due(name, seen) or not seen.lock.acquire(blocking=wait):
             return seen
         try:
-            if force or self._due(name, seen):
+            if self._due(name, seen):
                 self._catch_up(name, seen, wait=wait)
         except SearchFailed as error:
-            if force or self._local.current(name) is None:
+            if self._local.current(name) is None:
                 raise
             if error.reason != "index_busy":  # a writer here will publish, or lose and let go
                 _log.warning("%s; search goes on in the copy at hand", error)
@@ -257,120 +281,115 @@ class SharedIndexStore:
         """Whether to ask the store: the last answer is old, or the copy that it led to has been deleted since."""
         if time.monotonic() - seen.checked >= self._refresh_s:
             return True
-        return seen.last.published and self._local.current(name) is None
-
-    @contextlib.contextmanager
-    def _kept(self, name: IndexName) -> Iterator[None]:
-        """Keep the copy of an index, if there is one, while a writer begins: from then on its own lock does."""
-        used = self._copies.hold(self._local.folder(name))
-        try:
-            yield
-        finally:
-            if used is not None:
-                used.close()
+        published = seen.last is not None and seen.last.published is not None
+        return published and self._local.current(name) is None
 
     def _catch_up(self, name: IndexName, seen: _Seen, *, wait: bool) -> None:
         for _ in range(_TRIES):
-            held = self._bucket.read_unless(_root_key(name), seen.last.tag)
-            if isinstance(held, Held):
-                seen.last = _Last(held.tag, _loaded(held, name))
-            elif held is None:
-                seen.last = _Last()
-            root = seen.last.root
-            if root is None or root.removed:
-                if self._local.current(name) is not None:
-                    self._drop(name)
-            elif self._token_here(name) != root.token:
-                try:
-                    self._adopt(name, root, wait=wait)
-                except _BlockGone:
-                    continue
+            last = self._ask(name)
+            try:
+                if not self._is_here(name, last):
+                    with self._local.lock(name, wait=wait) as lock:
+                        last = self._settle(name, lock)
+            except SearchFailed as error:
+                if error.reason != "index_removed":
+                    raise
+                continue
+            if last.published is None:
+                self._copies.forget(self._local.folder(name))
             seen.checked = time.monotonic()
             return
-        raise _busy("the index changes faster than it can be fetched")
+        raise _busy("fetch", "the index is removed again and again while it is fetched")
 
-    def _adopt(self, name: IndexName, root: Root, *, wait: bool = True) -> None:
-        fetched = 0
-        new = self._local.current(name) is None
+    def _is_here(self, name: IndexName, last: _Last) -> bool:
+        folder = self._local.current_folder(name)
+        if last.published is None:
+            return folder is None
+        record = record_of(folder) if folder else None
+        return record is not None and record.token == last.published.token
+
+    def _settle(self, name: IndexName, lock: IndexLock) -> _Last:
+        """Have what is published here, and nothing else.
+
+        What the store said before the lock was taken doesn't count: others may have laid down a later generation since,
+        and no copy goes back in time.
+        """
+        lost = None
+        for _ in range(_TRIES):
+            last = self._ask(name)
+            try:
+                self._adopt_last(name, lock, last)
+            except BlockGone:
+                if last == lost:  # nothing has been published since: nobody deleted them in good order
+                    raise blocks_lost(_home(name)) from None
+                lost = last
+                continue
+            return last
+        raise _busy("fetch", "the index changes faster than it can be fetched")
+
+    def _adopt_last(self, name: IndexName, lock: IndexLock, last: _Last) -> None:
+        if self._is_here(name, last):
+            return
+        root = last.published
+        if root is None:
+            lock.clear()
+            return
+        fetched, is_new = 0, lock.current() is None
 
         def fill(folder: Path, old: Path | None) -> None:
             nonlocal fetched
-            fetched = self._fetch(root, folder, old)
+            fetched = fetch(self._bucket, root, folder, old, siblings_of(lock.folder))
 
-        self._local.adopt(name, root.generation, fill, wait=wait)
-        self._make_room(name, fetched, new=new)
+        self._local.adopt(lock, root.generation, fill)
+        self._make_room(fetched, new=is_new)
 
-    def _make_room(self, name: IndexName, more_bytes: int, *, new: bool) -> None:
-        with self._kept(name):
-            try:
-                self._copies.grown(more_bytes, new=new)
-            except OSError as error:
-                raise disk_failed("make room", error) from error
+    def _known_or_fetched(self, name: IndexName, lock: IndexLock, *, fresh: bool) -> _Last:
+        """What is published, and with that its copy; a writer that begins empty needs none, and mends a damaged one."""
+        try:
+            return self._settle(name, lock)
+        except SearchFailed as error:
+            if not fresh or error.reason != "index_unreadable":
+                raise
+            _log.warning("%s: it is made anew", error)
+            return self._ask(name)
 
-    def _token_here(self, name: IndexName) -> str | None:
-        folder = self._local.current_folder(name)
-        record = record_of(folder) if folder else None
-        return record.token if record else None
+    def _make_room(self, more_bytes: int, *, new: bool) -> None:
+        """Delete copies beyond the bound; not the one whose lock is held."""
+        try:
+            self._copies.grown(more_bytes, new=new)
+        except OSError as error:
+            raise disk_failed("make room", error) from error
 
-    def _drop(self, name: IndexName) -> None:
-        folder = self._local.current_folder(name)
-        (self._local.folder(name) / "CURRENT").unlink(missing_ok=True)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _fetch_a_sibling(self, name: IndexName) -> None:
+    def _have_a_sibling(self, name: IndexName, kept: contextlib.ExitStack) -> None:
         """So that a new branch begins as a copy of one that is there: the default branch, else any."""
-        if name.branch and self._refresh(IndexName(name.project_id), wait=True, force=True).last.root is not None:
-            return
+        for sibling in self._siblings(name):
+            folder = self._local.folder(sibling)
+            used = self._copies.hold(folder, make=True)
+            try:
+                found = self.current(sibling) is not None
+            except SearchFailed as error:
+                if error.reason not in {"index_busy", "index_unreadable"}:
+                    raise
+                _log.warning("%s; branch %r does not begin as its copy", error, name.branch)
+                found = False
+            finally:
+                if used is not None:
+                    kept.callback(self._copies.forget, folder)
+                    kept.callback(used.close)
+            if found:
+                return
+
+    def _siblings(self, name: IndexName) -> Iterator[IndexName]:
+        if name.branch:
+            yield IndexName(name.project_id)
         project = safe_name(name.project_id)
         for folder in self._bucket.folders(project):
             if folder in {branch_folder(name.branch), branch_folder("")}:
                 continue
             held = self._bucket.read(f"{project}/{folder}/{_ROOT}")
-            root = _loaded(held, name) if held else None
-            if root is None or root.removed or root.branch is None:
-                continue
-            try:
-                self._adopt(IndexName(name.project_id, root.branch), root)
-            except _BlockGone:
-                continue
-            return
-
-    def _fetch(self, root: Root, new: Path, old: Path | None) -> int:
-        """Lay a generation into an empty folder, from the last copy where that has the same, else from the store.
-
-        Returns:
-            How many bytes came from the store.
-        """
-        before = (record_of(old) if old else None) or Root(0, "", root.home)
-        if before.home != root.home:
-            before = Root(0, "", root.home)
-        missing: list[tuple[Block, Path, int]] = []
-        for name, blocks in root.files.items():
-            path = new / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if old and before.files.get(name) == blocks and _linked(old / name, path):
-                continue
-            missing += _laid(path, blocks, old / name if old else None, before.files.get(name, ()))
-
-        def take(index: int, content: bytes) -> None:
-            block, path, offset = missing[index]
-            if len(content) != block.size or hashlib.sha256(content).hexdigest() != block.sha256:
-                raise SearchFailed(
-                    f"block {block.key} in the index store is damaged; index the project again with fullReindex",
-                    service="index",
-                    operation="fetch",
-                    retryable=False,
-                    reason="index_unreadable",
-                )
-            with path.open("r+b") as file:
-                os.pwrite(file.fileno(), content, offset)
-
-        keys = [_block_key(root.home, block) for block, _, _ in missing]
-        if not self._bucket.fetch(keys, take):
-            raise _BlockGone
-        (new / RECORD).write_bytes(root.dump())
-        return sum(block.size for block, _, _ in missing)
+            root = _loaded(held, name.project_id) if held else None
+            if root is not None and not root.removed and root.branch is not None:
+                yield IndexName(name.project_id, root.branch)
 
     # --- publishing
 
@@ -387,22 +406,35 @@ class SharedIndexStore:
         }
         root = Root(state.generation, token, home, files=files, branch=name.branch)
         self._write(plan, before.home, home)
+        (new / RECORD).write_bytes(root.dump())  # before the swap: after it, nothing may fail any more
         try:
-            seen_tag = self._bucket.swap(_root_key(name), root.dump(), last.tag)
+            published = _Last(self._bucket.swap(_root_key(name), root.dump(), last.tag), root)
         except SwapRefused:
-            held = self._bucket.read(_root_key(name))
-            if held is None or _loaded(held, name).token != token:
-                self._clean(lambda: self._bucket.delete([f"{home}/o/{key}" for key in plan.written]))
-                raise _busy("another machine published this index meanwhile") from None
-            seen_tag = held.tag  # it was ours: the first answer got lost, and the write was sent again
-        record = new / f"{RECORD}.new"
-        record.write_bytes(root.dump())
-        record.replace(new / RECORD)
-        seen = self._indexes.setdefault(name, _Seen())
-        seen.last = _Last(seen_tag, root)
-        keep = root.keys() | (last.root.keys() if last.root else set())
-        self._clean(lambda: self._sweep(home, state.generation, keep))
-        self._clean(lambda: self._make_room(name, len(plan.uploads) * BLOCK_BYTES, new=base is None))
+            published = self._despite_refusal(name, root, plan)
+        seen = self._seen(name)
+        seen.learn(published, seen.now())
+        if published.root is root:
+            keep = root.keys() | (last.root.keys() if last.root else set())
+            self._clean(lambda: self._sweep(home, state.generation, keep))
+        self._clean(lambda: self._make_room(len(plan.uploads) * BLOCK_BYTES, new=base is None))
+
+    def _despite_refusal(self, name: IndexName, root: Root, plan: Plan) -> _Last:
+        """What is published now, if ours was too: its answer got lost, and the write was sent again and refused.
+
+        By then another publisher may have built on it, so nothing that is in use is deleted.
+
+        Raises:
+            SearchFailed: Ours was not; its blocks are gone.
+        """
+        held = self._bucket.read(_root_key(name))
+        now = _loaded(held, name.project_id) if held else None
+        if held is not None and now is not None:
+            if now.token == root.token:
+                return _Last(held.tag, root)
+            if not now.keys().isdisjoint(plan.written):
+                return _Last(held.tag, now)
+        self._clean(lambda: self._bucket.delete([f"{root.home}/o/{key}" for key in plan.written]))
+        raise _busy("publish", "another machine published this index meanwhile") from None
 
     def _write(self, plan: Plan, source: str, home: str) -> None:
         left = [
@@ -423,21 +455,28 @@ class SharedIndexStore:
                 gone.append(key)
         self._bucket.delete(gone)
 
-    def _remove(self, home: str) -> None:
+    def _remove(self, home: str, project_id: str) -> None:
         key = f"{home}/{_ROOT}"
         for _ in range(_TRIES):
             held = self._bucket.read(key)
-            root = Root.load(held.content) if held else None
-            if held is None or root is None:
+            root = _loaded(held, project_id) if held else None
+            generation = root.generation if root else self._newest_block(home)
+            if generation is None:
                 return
-            if not root.removed:
+            if root is None or not root.removed:
+                gone = Root(generation, uuid.uuid4().hex, home, removed=True)
                 try:
-                    self._bucket.swap(key, Root(root.generation, uuid.uuid4().hex, home, removed=True).dump(), held.tag)
+                    self._bucket.swap(key, gone.dump(), held.tag if held else None)
                 except SwapRefused:
                     continue
-            self._sweep(home, root.generation, set())
+            self._sweep(home, generation, set())
             return
-        raise _busy("the index changes faster than it can be removed")
+        raise _busy("remove", "the index changes faster than it can be removed")
+
+    def _newest_block(self, home: str) -> int | None:
+        """The number of blocks whose publisher was stopped before its swap; None when there are none."""
+        found = [SAFE_BLOCK.fullmatch(key.rpartition("/o/")[2]) for key in self._bucket.keys(f"{home}/o")]
+        return max((int(block[1]) for block in found if block), default=None)
 
     @staticmethod
     def _clean(work: Callable[[], None]) -> None:
@@ -447,37 +486,12 @@ class SharedIndexStore:
             _log.warning("%s; the next publication cleans up", error)
 
 
-def _laid(
-    path: Path, blocks: Sequence[Block], old: Path | None, known: Sequence[Block]
-) -> list[tuple[Block, Path, int]]:
-    """Make a file with the blocks that the last copy has; what is missing, and where it goes."""
-    missing = []
-    with path.open("wb") as file:
-        for index, block in enumerate(blocks):
-            offset = index * BLOCK_BYTES
-            content = read_block(old, offset) if old and index < len(known) and known[index] == block else b""
-            if len(content) == block.size:
-                os.pwrite(file.fileno(), content, offset)
-            else:
-                missing.append((block, path, offset))
-        file.truncate(sum(block.size for block in blocks))
-    return missing
-
-
-def _linked(source: Path, target: Path) -> bool:
-    try:
-        os.link(source, target)
-    except OSError:  # gone, or a file system without hard links: it is copied or fetched
-        return False
-    return True
-
-
-def _loaded(held: Held, name: IndexName) -> Root:
+def _loaded(held: Held, project_id: str) -> Root:
     try:
         return Root.load(held.content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SearchFailed(
-            f"the published index of project {name.project_id!r} can't be read ({error}); delete its objects and index "
+            f"the published index of project {project_id!r} can't be read ({error}); delete its objects and index "
             "the project again",
             service="index",
             operation="fetch",
@@ -494,9 +508,5 @@ def _root_key(name: IndexName) -> str:
     return f"{_home(name)}/{_ROOT}"
 
 
-def _block_key(home: str, block: Block) -> str:
-    return f"{home}/o/{block.key}"
-
-
-def _busy(said: str) -> SearchFailed:
-    return SearchFailed(said, service="index", operation="publish", retryable=True, reason="index_busy")
+def _busy(operation: str, said: str) -> SearchFailed:
+    return SearchFailed(said, service="index", operation=operation, retryable=True, reason="index_busy")

@@ -155,6 +155,11 @@ def _compared(path: Path, known: Sequence[Block]) -> Iterator[tuple[int, Block, 
             index += 1
 
 
+def block_key(home: str, block: Block) -> str:
+    """Where a block is in the object store."""
+    return f"{home}/o/{block.key}"
+
+
 def read_block(path: Path, offset: int) -> bytes:
     """A block of a file here."""
     with path.open("rb") as file:
@@ -172,5 +177,5 @@ def record_of(folder: Path) -> Root | None:
     """What a copy on this machine was fetched by or published as."""
     try:
         return Root.load((folder / RECORD).read_bytes())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # a copy that nobody can vouch for: it is fetched anew

@@ -75,5 +75,5 @@ def held(signatures: NDArray[np.uint8], words: Sequence[str]) -> NDArray[np.bool
     places = np.frombuffer(b"".join(map(_places, words)), dtype=np.uint8).reshape(len(words), 2, len(_SHIFTS))
     bits = signatures.T[places[:, 0]]  # words x hashes x n: whole rows are taken, each bit of all chunks at once
     bits &= places[:, 1, :, None]
-    found: NDArray[np.bool_] = np.all(bits, axis=1)
+    found: NDArray[np.bool_] = np.logical_and.reduce(bits, axis=1)
     return found.T

@@ -40,6 +40,7 @@ _ENVIRONMENT = {
 }
 _MAX_LIST_BYTES = 200_000_000
 """Of a listing by git: some two million files. A few objects can stand for any number of files."""
+LIST_BLOCK_BYTES = 1 << 16
 _MAX_LIST_MEMORY_BYTES = 500_000_000
 """Of git itself while it lists: ``diff-tree`` keeps all that it found until it has found everything."""
 
@@ -79,6 +80,12 @@ def listed(arguments: Sequence[str]) -> bytes:
     Raises:
         GitFailed: As ``run``; ``too_many_files`` when it prints more.
     """
+    return b"".join(printed(arguments))
+
+
+def printed(arguments: Sequence[str]) -> Iterator[bytes]:
+    """As ``listed``, in blocks as they come."""
+    size = 0
     with tempfile.TemporaryFile() as said:
         try:
             process = subprocess.Popen(
@@ -95,15 +102,17 @@ def listed(arguments: Sequence[str]) -> bytes:
             with contextlib.suppress(ProcessLookupError):  # it has ended already
                 resource.prlimit(process.pid, resource.RLIMIT_DATA, (_MAX_LIST_MEMORY_BYTES, _MAX_LIST_MEMORY_BYTES))
             assert process.stdout is not None  # noqa: S101 - asked for above
-            printed = process.stdout.read(_MAX_LIST_BYTES + 1)
-            if len(printed) > _MAX_LIST_BYTES:
-                raise GitFailed(
-                    f"the repository has too many files: a list of them has more than {_MAX_LIST_BYTES:,} bytes",
-                    service="git",
-                    operation="list",
-                    retryable=False,
-                    reason="too_many_files",
-                )
+            while block := process.stdout.read(LIST_BLOCK_BYTES):
+                size += len(block)
+                if size > _MAX_LIST_BYTES:
+                    raise GitFailed(
+                        f"the repository has too many files: a list of them has more than {_MAX_LIST_BYTES:,} bytes",
+                        service="git",
+                        operation="list",
+                        retryable=False,
+                        reason="too_many_files",
+                    )
+                yield block
             if process.wait() != 0:
                 said.seek(0)
                 raise failed(arguments, said.read(2000).decode("utf-8", "replace").strip()[:300])
@@ -112,7 +121,6 @@ def listed(arguments: Sequence[str]) -> bytes:
             process.wait()
             if process.stdout:
                 process.stdout.close()
-    return printed
 
 
 def sizes(git: Sequence[str], blobs: Sequence[str]) -> list[int | None]:

@@ -23,6 +23,9 @@ def named_as_asked(
         filters: What the hits had to be.
         chunks: As stored, under their first definition.
     """
+    if not question.names and not filters.kinds:
+        yield from chunks
+        return
     for chunk in chunks:
         named = _may_define(question, chunk)
         of_kind = bool(filters.kinds) and chunk.kind not in filters.kinds

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from corral.adapters.words import is_identifier, split_identifier, stem, words_of
@@ -138,25 +139,41 @@ class Question:
     bare: bool
     #: Whether it asks for tests, examples or documents itself, so that their paths are no fault.
     wants_odd: bool
+    #: Of the words that say something: place among all, word, and its root.
+    telling: tuple[tuple[int, str, str], ...]
 
 
 def understood(query: str) -> Question:
     """Take a query apart."""
     bare = is_identifier(query)
     weights: dict[str, float] = {}
-    for word in () if bare else query.split():
-        for term, weight in _weighed(word):
-            weights[term] = max(weight, weights.get(term, 0.0))
+    names: dict[str, None] = {}
+    if bare:
+        names.update(_names(query, bare=True))
+    else:
+        for part in query.split():
+            weighed, named = _taken(part)
+            for term, weight in weighed:
+                weights[term] = max(weight, weights.get(term, 0.0))
+            names.update(named)
     if not weights:  # a bare name, or nothing but stop words
         weights = dict.fromkeys(words_of(query).split(), 1.0)
-    names = dict.fromkeys(_name(found, bare=bare) for found in _CODE_WORD.findall(query))
+    words = tuple(weights.items())[:64]
     return Question(
         text=query,
-        words=tuple(weights.items())[:64],
-        names=tuple(name for name in names if name),
+        words=words,
+        names=tuple(names),
         bare=bare,
         wants_odd=not _WANTS_ODD.isdisjoint(weights),
+        telling=tuple((place, word, _root(word)) for place, (word, weight) in enumerate(words) if weight >= 1),
     )
+
+
+def _names(text: str, *, bare: bool) -> dict[str, None]:
+    """What is written as in code, compacted, each once and in order."""
+    names = dict.fromkeys(_name(found, bare=bare) for found in _CODE_WORD.findall(text))
+    names.pop("", None)
+    return names
 
 
 def _name(found: str, *, bare: bool) -> str:
@@ -170,15 +187,18 @@ def _name(found: str, *, bare: bool) -> str:
 
 
 @lru_cache(maxsize=1 << 14)
-def _weighed(word: str) -> tuple[tuple[str, float], ...]:
-    """What is looked for when a question has a word: stems and what they count; nothing for a stop word."""
-    if word.strip(".,;:!?()[]{}'\"`").lower() in _STOP:
-        return ()
-    return tuple(
-        (term, WEIGHTS.faint if term in _FAINT else 1.0) for term in words_of(word).split() if term not in _STOP
+def _taken(part: str) -> tuple[tuple[tuple[str, float], ...], dict[str, None]]:
+    """What a part of a question without spaces has: stems with what they count, none of a stop word, and names."""
+    names = _names(part, bare=False)
+    if part.strip(".,;:!?()[]{}'\"`").lower() in _STOP:
+        return (), names
+    weighed = tuple(
+        (term, WEIGHTS.faint if term in _FAINT else 1.0) for term in words_of(part).split() if term not in _STOP
     )
+    return weighed, names
 
 
+@lru_cache(maxsize=1 << 14)
 def compact(name: str) -> str:
     """A name without case and underscores, as the ``exact`` field holds it."""
     return "".join(split_identifier(name))
@@ -199,54 +219,87 @@ def terms(question: Question, weights: Weights = WEIGHTS) -> dict[str, list[tupl
     return found
 
 
+class Stems:
+    """The words of the stems of an index's files, both ways; filled as files are met. Threads may share it.
+
+    Args:
+        paths: Gives each of some files its path.
+    """
+
+    def __init__(self, paths: Callable[[Sequence[int]], Mapping[int, str]]) -> None:
+        self._paths = paths
+        self._words: dict[int, frozenset[str]] = {}
+        self._files: dict[str, set[int]] = {}
+
+    def named(self, asked: Iterable[str], files: Iterable[int]) -> dict[int, float]:
+        """Which part of its file's stem is among some words, for those of some files for which any is."""
+        among = set(files)
+        self._meet(among.difference(self._words))
+        found: dict[int, int] = {}
+        for word in asked:
+            so_called = self._files.get(word)
+            if so_called:
+                for file in among & so_called:
+                    found[file] = found.get(file, 0) + 1
+        return {file: count / len(self._words[file]) for file, count in found.items()}
+
+    def _meet(self, new: set[int]) -> None:
+        if not new:
+            return
+        for file, path in self._paths(list(new)).items():
+            words = stem_words(path)
+            for word in words:
+                self._files.setdefault(word, set()).add(file)
+            self._words[file] = words  # last: who sees it here finds it there
+
+
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """Chunks in their final order.
 
     Attributes:
-        order: Indexes into the candidates, best first.
-        scores: Of all candidates, as ``order`` sorts them.
+        order: int64 (n,), indexes into the candidates, best first.
+        scores: float64 (n,), of all candidates, as ``order`` sorts them.
     """
 
-    order: list[int]
-    scores: list[float]
+    order: NDArray[np.int64]
+    scores: NDArray[np.float64]
 
 
 def rank(
     question: Question,
     candidates: Candidates,
-    stems: Sequence[frozenset[str]],
+    stems: Stems,
     fusion_weight: float,
     weights: Weights = WEIGHTS,
 ) -> Ranked:
     """Order the candidates.
 
+    All of it is done for all of them at once: a loop over a hundred and fifty costs as much as their search by words.
+
     Args:
         question: What was asked.
         candidates: What was found by its words, told of each of ``question.words``.
-        stems: The words of the stem of each one's file.
+        stems: What their files are called.
         fusion_weight: The embedder's.
         weights: What counts how much.
     """
     import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
 
-    scores = candidates.scores / np.float32(float(candidates.scores.max(initial=0.0)) or 1.0)
+    best = float(candidates.scores[0]) if len(candidates.scores) else 0.0
+    scores = candidates.scores / np.float32(best if best > 0 else 1.0)
     if candidates.similarities is not None and fusion_weight and not question.bare:
         similarities = np.maximum(candidates.similarities, 0)
-        nearest = float(similarities.max(initial=0.0))
+        nearest = float(np.maximum.reduce(similarities, initial=0.0))
         if nearest > 0:
             similarities *= np.float32(fusion_weight * weights.vectors / nearest)
             scores += similarities
     scores *= _prior(question, candidates.priors, weights)
-    scores *= np.where(candidates.defines, np.float32(weights.defines), np.float32(1))
+    scores[candidates.defines] *= np.float32(weights.defines)
     if len(question.words) > 1:
         scores *= _covered(question, candidates.held, weights.coverage)
-    named = _named(question, stems)
-    if any(named):
-        scores *= 1 + np.float32(weights.stem_match) * np.array(named, dtype=np.float32)
-    order = np.argsort(-scores, kind="stable").tolist()
-    final = _with_company(candidates.files.tolist(), scores.tolist(), order, weights)
-    return Ranked(sorted(range(len(final)), key=final.__getitem__, reverse=True), final)
+    final = _together(question, candidates.files, scores, stems, weights)
+    return Ranked(np.argsort(-final, kind="stable"), final)
 
 
 def _prior(question: Question, priors: NDArray[np.float32], weights: Weights) -> NDArray[np.float32]:
@@ -262,48 +315,65 @@ def _covered(question: Question, held: NDArray[np.bool_], coverage: float) -> ND
     """Factors by the part of the question that each candidate speaks of; words that few of them have count more."""
     import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
 
-    has = held.astype(np.float32)
-    having = has.sum(axis=0).tolist()
+    having = np.add.reduce(held, axis=0, dtype=np.int64).tolist()
     rarities = [
         weight * math.log1p(1 / (count / len(held) + 1e-3))
         for (_, weight), count in zip(question.words, having, strict=True)
     ]
     shares = np.array(rarities, dtype=np.float32)
     shares *= np.float32(coverage / sum(rarities))
-    factors: NDArray[np.float32] = has @ shares
+    factors: NDArray[np.float32] = held @ shares
     factors += np.float32(1 - coverage)
     return factors
 
 
-def _named(question: Question, stems: Sequence[frozenset[str]]) -> list[float]:
-    """Which part of its file's stem the question names, for each candidate."""
-    asked = {word for word, weight in question.words if weight >= 1}
-    apart = map(asked.isdisjoint, stems)
-    return [0.0 if none else len(words & asked) / len(words) for none, words in zip(apart, stems, strict=True)]
+def _together(
+    question: Question,
+    files: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    stems: Stems,
+    weights: Weights,
+) -> NDArray[np.float64]:
+    """New scores of chunks, (n,), by the files that they are in.
 
-
-def _with_company(files: Sequence[int], scores: Sequence[float], order: Iterable[int], weights: Weights) -> list[float]:
-    """Repeats from one file fade; a file with several good chunks lifts its best one.
-
-    Args:
-        files: Of each candidate.
-        scores: Of each candidate.
-        order: The candidates from the best to the worst.
-        weights: What counts how much.
+    A file whose stem the question names gains, repeats from one file fade, and several good ones lift the best.
     """
-    final = list(scores)
-    first: dict[int, int] = {}
-    places: dict[int, int] = {}
-    for index in order:
-        file = files[index]
-        if file not in first:
-            first[file] = index
-            continue
-        places[file] = place = places.get(file, 0) + 1
-        final[index] *= weights.repeat**place
-        if place <= len(weights.company):
-            final[first[file]] += weights.company[place - 1] * scores[index]
+    import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
+
+    count = len(files)
+    order = np.lexsort((-scores, files))  # file by file, the best chunk of each first
+    sorted_files = files.take(order)
+    begins = np.ones(count, dtype=np.bool_)
+    np.not_equal(sorted_files[1:], sorted_files[:-1], out=begins[1:])
+    file_of = np.add.accumulate(begins, dtype=np.int64)
+    file_of -= 1
+    starts = begins.nonzero()[0]
+    places = np.arange(count)
+    places -= starts.take(file_of)
+    own = scores.take(order)
+    asked = [word for word, weight in question.words if weight >= 1]
+    different = sorted_files.take(starts).tolist()
+    named = stems.named(asked, different)
+    if named:
+        shares = np.fromiter(map(named.get, different, repeat(0.0)), np.float32, len(different))
+        own *= 1 + np.float32(weights.stem_match) * shares.take(file_of)
+    fades, company = _by_place(weights.repeat, weights.company)
+    faded = own * fades.take(places, mode="clip")
+    faded[starts] += np.add.reduceat(own * company.take(places, mode="clip"), starts)
+    final = np.empty_like(faded)
+    final[order] = faded
     return final
+
+
+@lru_cache(maxsize=64)
+def _by_place(repeat_weight: float, company: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For a file's best chunk and the next ones: what is left of its own score, and what it adds to the best one's."""
+    import numpy as np  # noqa: PLC0415 - optional: the ``index`` extra
+
+    fades = repeat_weight ** np.arange(100.0)
+    added = np.zeros(len(fades))
+    added[1 : 1 + len(company)] = company
+    return fades, added
 
 
 def stem_words(path: str) -> frozenset[str]:
@@ -324,22 +394,16 @@ def why(question: Question, chunk: StoredChunk, held: Sequence[bool], similarity
         held: Which of the question's words its signature has.
         similarity: Cosine; 0 when vectors were left out.
     """
+    in_name, in_path, in_text = _places(question, chunk, held)
     reasons: list[str] = []
     if question.names and chunk.symbol and compact(chunk.symbol.rpartition(".")[2]) in question.names:
         reasons.append(f"defines {chunk.symbol}")
-    asked = [word for (word, weight), has in zip(question.words, held, strict=True) if has and weight >= 1]
-    name_words, path_words = _word_set(chunk.symbol), _word_set(chunk.path)
-    if not name_words.isdisjoint(asked):
-        if not reasons:
-            reasons.append(f"name has {', '.join([word for word in asked if word in name_words][:4])}")
-        asked = [word for word in asked if word not in name_words]
-    if not path_words.isdisjoint(asked):
-        reasons.append(f"path has {', '.join([word for word in asked if word in path_words][:4])}")
-        asked = [word for word in asked if word not in path_words]
-    if asked:
-        in_text = _in_text(asked, chunk.text)
-        if in_text:
-            reasons.append(f"text has {', '.join(in_text[:6])}")
+    elif in_name:
+        reasons.append(f"name has {', '.join(in_name[:4])}")
+    if in_path:
+        reasons.append(f"path has {', '.join(in_path[:4])}")
+    if in_text:
+        reasons.append(f"text has {', '.join(in_text[:6])}")
     if similarity > 0.3:
         reasons.append(f"means something similar ({similarity:.2f})")
     if not reasons and not any(held):
@@ -347,13 +411,31 @@ def why(question: Question, chunk: StoredChunk, held: Sequence[bool], similarity
     return "; ".join(reasons) or "some words in common"
 
 
-def _in_text(words: Sequence[str], text: str) -> list[str]:
-    """Those of some words that a text has, in whatever case and with underscores inside or not."""
-    found = [word for word in words if _root(word) in text]
+def _places(question: Question, chunk: StoredChunk, held: Sequence[bool]) -> tuple[list[str], list[str], list[str]]:
+    """The question's words that are in a chunk's name, else in its path, else in its text."""
+    in_name: list[str] = []
+    in_path: list[str] = []
+    rest: list[tuple[str, str]] = []
+    name_words, path_words = _word_set(chunk.symbol), _word_set(chunk.path)
+    for place, word, root in question.telling:
+        if not held[place]:
+            continue
+        if word in name_words:
+            in_name.append(word)
+        elif word in path_words:
+            in_path.append(word)
+        else:
+            rest.append((word, root))
+    return in_name, in_path, _in_text(rest, chunk.text) if rest else []
+
+
+def _in_text(words: Sequence[tuple[str, str]], text: str) -> list[str]:
+    """Those of some words, given with their roots, that a text has, whatever the case and the underscores inside."""
+    found = [word for word, root in words if root in text]
     if len(found) == len(words):  # as mostly: the text needn't be written anew
         return found
     plain = text.lower().replace("_", "")
-    return [word for word in words if word in found or _root(word) in plain]
+    return [word for word, root in words if word in found or root in plain]
 
 
 @lru_cache(maxsize=1 << 14)

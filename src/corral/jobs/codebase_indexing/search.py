@@ -29,9 +29,9 @@ from corral.jobs.codebase_indexing.python_imports import modules_from_packages, 
 from corral.jobs.codebase_indexing.ranking import (
     CANDIDATES,
     WEIGHTS,
+    Stems,
     Weights,
     rank,
-    stem_words,
     terms,
     understood,
     why,
@@ -47,7 +47,7 @@ _SYMBOL_LABEL_TOKENS = 16
 """Of a definition in a list: its lines, and what the fields are called."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, which makes it thrice as dear: a search makes many
 class SearchHit:
     """One piece of code that answers a question; lines count from 1, both ends belong to it."""
 
@@ -102,7 +102,7 @@ class _Paths:
 class _Open:
     reader: IndexReader
     generation: int
-    stems: dict[int, frozenset[str]]
+    stems: Stems
     users: int = 0
     stale: bool = False
     #: Made when a file's neighbourhood is asked for the first time.
@@ -263,7 +263,7 @@ class CodeSearch:
         reader = self._store.open(name)
         if reader is None:
             return None
-        fresh = _Open(reader, reader.state.generation, {}, users=1)
+        fresh = _Open(reader, reader.state.generation, Stems(reader.paths), users=1)
         with self._lock:
             self._retire(self._open.pop(name, None))
             self._open[name] = fresh
@@ -304,26 +304,16 @@ class CodeSearch:
         if not len(found.uids):
             return []
         weight = embedder.fusion_weight if embedder is not None else 0.0
-        ranked = rank(question, found, self._stems(opened, found.files.tolist()), weight, self._weights)
-        index_of = {int(found.uids[index]): index for index in ranked.order[:limit]}
+        ranked = rank(question, found, opened.stems, weight, self._weights)
+        best = ranked.order[:limit]
+        index_of = dict(zip(found.uids[best].tolist(), best.tolist(), strict=True))
         hits = []
         for chunk in named_as_asked(reader, question, filters, reader.chunks(list(index_of))):
             index = index_of[chunk.uid]
             similarity = 0.0 if found.similarities is None else float(found.similarities[index])
             reason = why(question, chunk, found.held[index].tolist(), similarity)
-            hits.append(_hit(chunk, ranked.scores[index], reason))
+            hits.append(_hit(chunk, float(ranked.scores[index]), reason))
         return hits
-
-    @staticmethod
-    def _stems(opened: _Open, files: Sequence[int]) -> list[frozenset[str]]:
-        """The words of each file's stem; those of files that are met for the first time are kept."""
-        stems = opened.stems
-        try:
-            return [stems[file] for file in files]
-        except KeyError:
-            paths = opened.reader.paths(list({file for file in files if file not in stems}))
-            stems.update((file, stem_words(path)) for file, path in paths.items())
-            return [stems[file] for file in files]
 
     # --- around a file
 

@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import stat
+import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
@@ -22,10 +24,11 @@ from typing import Final, Protocol
 from corral.errors import GitFailed, SearchFailed
 from corral.jobs.codebase_indexing import folders
 from corral.jobs.codebase_indexing.folders import Folders
-from corral.jobs.codebase_indexing.git_program import contents, listed, run, sizes
+from corral.jobs.codebase_indexing.git_program import LIST_BLOCK_BYTES, contents, listed, printed, run, sizes
 from corral.jobs.codebase_indexing.git_settings import head_of, left_out_of_checkout, without_filters
 
 _HASH_LENGTHS = (40, 64)
+_LS_TREE = ("ls-tree", "-r", "-z", "--full-tree", "--end-of-options")
 _BATCH_BLOBS = 4096
 """Read by one git: the names of all of them, and what it says of each, are held."""
 _LINK: Final = "link"
@@ -56,7 +59,7 @@ class Entry:
 class Change:
     """What differs from an earlier commit and state of the same source."""
 
-    changed: Sequence[Entry]
+    changed: Collection[Entry]
     removed: Sequence[str]
 
 
@@ -81,8 +84,8 @@ class Source(Protocol):
         """What differs from an index of that commit; None when that can't be told, and all must be compared."""
         ...
 
-    def entries(self) -> list[Entry]:
-        """Everything, in order of path."""
+    def entries(self) -> Collection[Entry]:
+        """Everything, in order of path; may be gone through any number of times, and need not be in memory."""
         ...
 
     def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
@@ -122,9 +125,9 @@ class CommitSource:
             return None
         return _diff(["--git-dir", str(self._git_dir)], commit, self._commit)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Collection[Entry]:
         """By ``ls-tree``."""
-        return _tree(["--git-dir", str(self._git_dir)], self._commit) if self._commit else []
+        return _Listing(["--git-dir", str(self._git_dir)], self._commit) if self._commit else ()
 
     def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
         """By ``cat-file --batch``."""
@@ -206,9 +209,11 @@ class WorktreeSource:
                 changed[path] = entry
         return Change([changed[path] for path in sorted(changed)], sorted(removed))
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Collection[Entry]:
         """HEAD's files, overlaid with the dirty ones."""
-        tree = _tree(self._git, self._commit) if self._commit else []
+        tree = _Listing(self._git, self._commit) if self._commit else ()
+        if tree and not self._stamps and not self._absent:
+            return tree
         found = {entry.path: entry for entry in tree if entry.path not in self._absent}
         for path, entry in self._lying(self._stamps):
             if entry is None:
@@ -226,7 +231,7 @@ class WorktreeSource:
         return _read_files(self._root, entries, limit_bytes, _Look(self._looked_ns, self._moved, self._algorithm))
 
     def _status(self) -> tuple[str, list[str], list[str]]:
-        printed = run(
+        told = run(
             [
                 *self._git,
                 "status",
@@ -242,7 +247,7 @@ class WorktreeSource:
         commit = ""
         dirty: list[str] = []
         nested: list[str] = []
-        for record in printed.split(b"\0"):
+        for record in told.split(b"\0"):
             if record.startswith(b"# branch.oid "):
                 oid = record[13:].decode()
                 commit = "" if oid == "(initial)" else oid
@@ -378,29 +383,57 @@ def _kind(mode: bytes) -> EntryKind:
     return EntryKind.SUBMODULE if mode == b"160000" else EntryKind.FILE
 
 
-def _tree(git: Sequence[str], commit: str, paths: Sequence[str] = ()) -> list[Entry]:
-    literal = ["--literal-pathspecs"] if paths else []
-    printed = listed([*git, *literal, "ls-tree", "-r", "-z", "--full-tree", "--end-of-options", commit, *paths])
-    found = []
-    for record in printed.split(b"\0"):
+class _Listing(Collection[Entry]):
+    """All files of a commit, on the disk: in memory, those of a large repository would be as much as a build needs."""
+
+    def __init__(self, git: Sequence[str], commit: str) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as this lives
+        weakref.finalize(self, self._file.close)
+        self._count = 0
+        for block in printed([*git, *_LS_TREE, commit]):
+            self._count += block.count(b"\0")
+            self._file.write(block)
+        self._file.flush()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, entry: object) -> bool:
+        return any(entry == one for one in self)
+
+    def __iter__(self) -> Iterator[Entry]:
+        at, rest = 0, b""
+        while block := os.pread(self._file.fileno(), LIST_BLOCK_BYTES, at):
+            at += len(block)
+            *records, rest = (rest + block).split(b"\0")
+            yield from _entries(records)
+
+
+def _tree(git: Sequence[str], commit: str, paths: Sequence[str]) -> list[Entry]:
+    """Some files of a commit."""
+    told = listed([*git, "--literal-pathspecs", *_LS_TREE, commit, *paths])
+    return list(_entries(told.split(b"\0")))
+
+
+def _entries(records: Iterable[bytes]) -> Iterator[Entry]:
+    for record in records:
         meta, tab, path = record.partition(b"\t")
         if tab:
             mode, _, blob = meta.split(b" ")
-            found.append(Entry(_path(path), blob.decode(), _kind(mode)))
-    return found
+            yield Entry(_path(path), blob.decode(), _kind(mode))
 
 
 def _diff(git: Sequence[str], old: str, new: str) -> Change | None:
     if not new:
         return None
     try:
-        printed = listed([*git, "diff-tree", "-r", "-z", "--raw", "--no-renames", "--end-of-options", old, new])
+        told = listed([*git, "diff-tree", "-r", "-z", "--raw", "--no-renames", "--end-of-options", old, new])
     except GitFailed as error:
         if error.reason == "too_many_files":
             raise
         return None  # the old commit is gone, as after a forced push
     changed, removed = [], []
-    fields = printed.split(b"\0")
+    fields = told.split(b"\0")
     for meta, path in zip(fields[::2], fields[1::2], strict=False):
         _, mode, _, blob, status = meta.lstrip(b":").split(b" ")
         if status == b"D":

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from corral.adapters.index.port import Candidates, StoredChunk
-from corral.jobs.codebase_indexing.ranking import path_prior, rank, stem_words, terms, understood, why
+from corral.jobs.codebase_indexing.ranking import Stems, path_prior, rank, stem_words, terms, understood, why
 
 
 @pytest.mark.parametrize(
@@ -63,13 +64,18 @@ def _candidates(*rows: tuple[int, float, float]) -> Candidates:
     )
 
 
+def called(paths: Mapping[int, str]) -> Stems:
+    """Of files with these paths; others have names that no question here asks for."""
+    return Stems(lambda files: {file: paths.get(file, "zzz.py") for file in files})
+
+
 def order_of(
     query: str,
     found: Candidates,
     *,
     held: list[list[bool]] | None = None,
     similarities: list[float] | None = None,
-    stems: dict[int, frozenset[str]] | None = None,
+    paths: dict[int, str] | None = None,
 ) -> list[int]:
     question = understood(query)
     everything = np.ones((len(found.uids), len(question.words)), dtype=np.bool_)
@@ -78,8 +84,8 @@ def order_of(
         held=everything if held is None else np.array(held),
         similarities=None if similarities is None else np.array(similarities, dtype=np.float32),
     )
-    of_each = [(stems or {}).get(file, frozenset()) for file in found.files.tolist()]
-    return rank(question, told, of_each, 0.5).order
+    order: list[int] = rank(question, told, called(paths or {}), 0.5).order.tolist()
+    return order
 
 
 def test_a_prior_can_turn_the_order() -> None:
@@ -126,8 +132,25 @@ def test_vectors_move_prose_but_not_names() -> None:
 
 def test_the_files_own_name_counts() -> None:
     found = _candidates((1, 10.0, 1.0), (2, 9.8, 1.0))
-    stems = {1: stem_words("src/other.py"), 2: stem_words("src/retry/__init__.py")}
-    assert order_of("retry with backoff", found, stems=stems)[0] == 1
+    paths = {1: "src/other.py", 2: "src/retry/__init__.py"}
+    assert order_of("retry with backoff", found, paths=paths)[0] == 1
+
+
+def test_which_part_of_its_stem_is_asked_for_is_told_of_each_file_whenever_it_is_met() -> None:
+    asked: list[int] = []
+    paths = {1: "a/retry_policy.py", 2: "b/retry.py", 3: "c/policy/index.js", 4: "d/.py"}
+
+    def read(files: Sequence[int]) -> dict[int, str]:
+        asked.extend(files)
+        return {file: paths[file] for file in files}
+
+    stems = Stems(read)
+    (retry,) = stem_words("retry.py")
+    assert stems.named([retry], [1]) == {1: 0.5}
+    assert stems.named([retry, "policy"], [1, 2, 3, 4]) == {1: 1.0, 2: 1.0, 3: 1.0}
+    assert stems.named(["policy"], [2, 3]) == {3: 1.0}
+    assert stems.named([], [1, 2]) == {}
+    assert sorted(asked) == [1, 2, 3, 4], "each is read once"
 
 
 def plainly(query: str, found: Candidates, stems: list[frozenset[str]]) -> list[float]:
@@ -171,12 +194,11 @@ def test_scores_are_those_of_a_plain_computation(seed: int) -> None:
         similarities=random.uniform(0.01, 1, count).astype(np.float32),
     )
     vocabulary = ["retri", "retry", "backoff", "client", "network"]
-    of_file = [frozenset(random.choice(vocabulary, random.integers(0, 3)).tolist()) for _ in range(count)]
-    stems = [of_file[file] for file in found.files.tolist()]
-    ranked = rank(understood(query), found, stems, 0.5)
-    expected = plainly(query, found, stems)
-    assert ranked.scores == pytest.approx(expected, rel=1e-4)
-    assert ranked.order == sorted(range(count), key=lambda index: -ranked.scores[index])
+    paths = {file: "_".join(random.choice(vocabulary, random.integers(0, 3)).tolist()) for file in range(count)}
+    ranked = rank(understood(query), found, called(paths), 0.5)
+    expected = plainly(query, found, [stem_words(paths[file]) for file in found.files.tolist()])
+    assert ranked.scores.tolist() == pytest.approx(expected, rel=1e-4)
+    assert ranked.order.tolist() == sorted(range(count), key=lambda index: -ranked.scores[index])
 
 
 def chunk(symbol: str, path: str, text: str) -> StoredChunk:
