@@ -388,7 +388,8 @@ def test_contents_come_in_order_however_many_git_reads_at_once(
 
 
 def test_a_commits_files_are_listed_alike_each_time(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source_module, "_LIST_BLOCK_BYTES", 7)  # so that blocks end anywhere in a record
+    for module in (git_program, source_module):
+        monkeypatch.setattr(module, "LIST_BLOCK_BYTES", 7)  # so that blocks end anywhere in a record
     (repository / "src/caf\u00e9 \n.py").write_text("x")
     listed = CommitSource(repository / ".git", commit(repository)).entries()
     expected = sorted([*FILES, "src/caf\u00e9 \n.py"])

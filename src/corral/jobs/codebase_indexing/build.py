@@ -230,7 +230,7 @@ class _Build:
         wanted = {path.removeprefix("./") for path in self._options.files}
         if wanted:
             entries = [entry for entry in entries if entry.path in wanted]
-        elif base is None:
+        if base is None:
             return Change(entries, ())
         shown = {shown_path(entry.path): entry for entry in entries}
         # Files that the rules left out, or leave out now, though their content is what it was.

@@ -41,6 +41,7 @@ _ENVIRONMENT = {
 _LIST_BLOCK_BYTES = 1 << 16
 _MAX_LIST_BYTES = 200_000_000
 """Of a listing by git: some two million files. A few objects can stand for any number of files."""
+LIST_BLOCK_BYTES = 1 << 16
 _MAX_LIST_MEMORY_BYTES = 500_000_000
 """Of git itself while it lists: ``diff-tree`` keeps all that it found until it has found everything."""
 
@@ -84,11 +85,7 @@ def listed(arguments: Sequence[str]) -> bytes:
 
 
 def printed(arguments: Sequence[str]) -> Iterator[bytes]:
-    """What git prints, up to a bound, as it comes.
-
-    Raises:
-        GitFailed: As ``listed``.
-    """
+    """As ``listed``, in blocks as they come."""
     size = 0
     with tempfile.TemporaryFile() as said:
         try:
@@ -106,7 +103,7 @@ def printed(arguments: Sequence[str]) -> Iterator[bytes]:
             with contextlib.suppress(ProcessLookupError):  # it has ended already
                 resource.prlimit(process.pid, resource.RLIMIT_DATA, (_MAX_LIST_MEMORY_BYTES, _MAX_LIST_MEMORY_BYTES))
             assert process.stdout is not None  # noqa: S101 - asked for above
-            while block := process.stdout.read(_LIST_BLOCK_BYTES):
+            while block := process.stdout.read(LIST_BLOCK_BYTES):
                 size += len(block)
                 if size > _MAX_LIST_BYTES:
                     raise GitFailed(

@@ -24,11 +24,10 @@ from typing import Final, Protocol
 from corral.errors import GitFailed, SearchFailed
 from corral.jobs.codebase_indexing import folders
 from corral.jobs.codebase_indexing.folders import Folders
-from corral.jobs.codebase_indexing.git_program import contents, listed, printed, run, sizes
+from corral.jobs.codebase_indexing.git_program import LIST_BLOCK_BYTES, contents, listed, printed, run, sizes
 from corral.jobs.codebase_indexing.git_settings import head_of, left_out_of_checkout, without_filters
 
 _HASH_LENGTHS = (40, 64)
-_LIST_BLOCK_BYTES = 1 << 16
 _LS_TREE = ("ls-tree", "-r", "-z", "--full-tree", "--end-of-options")
 _BATCH_BLOBS = 4096
 """Read by one git: the names of all of them, and what it says of each, are held."""
@@ -128,7 +127,7 @@ class CommitSource:
 
     def entries(self) -> Collection[Entry]:
         """By ``ls-tree``."""
-        return _Listing(["--git-dir", str(self._git_dir)], self._commit) if self._commit else []
+        return _Listing(["--git-dir", str(self._git_dir)], self._commit) if self._commit else ()
 
     def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
         """By ``cat-file --batch``."""
@@ -213,7 +212,7 @@ class WorktreeSource:
     def entries(self) -> Collection[Entry]:
         """HEAD's files, overlaid with the dirty ones."""
         tree = _Listing(self._git, self._commit) if self._commit else ()
-        if tree and not self._absent and not self._stamps and not self._nested:
+        if tree and not self._stamps and not self._absent:
             return tree
         found = {entry.path: entry for entry in tree if entry.path not in self._absent}
         for path, entry in self._lying(self._stamps):
@@ -232,7 +231,7 @@ class WorktreeSource:
         return _read_files(self._root, entries, limit_bytes, _Look(self._looked_ns, self._moved, self._algorithm))
 
     def _status(self) -> tuple[str, list[str], list[str]]:
-        printed = run(
+        told = run(
             [
                 *self._git,
                 "status",
@@ -248,7 +247,7 @@ class WorktreeSource:
         commit = ""
         dirty: list[str] = []
         nested: list[str] = []
-        for record in printed.split(b"\0"):
+        for record in told.split(b"\0"):
             if record.startswith(b"# branch.oid "):
                 oid = record[13:].decode()
                 commit = "" if oid == "(initial)" else oid
@@ -404,7 +403,7 @@ class _Listing(Collection[Entry]):
 
     def __iter__(self) -> Iterator[Entry]:
         at, rest = 0, b""
-        while block := os.pread(self._file.fileno(), _LIST_BLOCK_BYTES, at):
+        while block := os.pread(self._file.fileno(), LIST_BLOCK_BYTES, at):
             at += len(block)
             *records, rest = (rest + block).split(b"\0")
             yield from _entries(records)
@@ -412,7 +411,8 @@ class _Listing(Collection[Entry]):
 
 def _tree(git: Sequence[str], commit: str, paths: Sequence[str]) -> list[Entry]:
     """Some files of a commit."""
-    return list(_entries(listed([*git, "--literal-pathspecs", *_LS_TREE, commit, *paths]).split(b"\0")))
+    told = listed([*git, "--literal-pathspecs", *_LS_TREE, commit, *paths])
+    return list(_entries(told.split(b"\0")))
 
 
 def _entries(records: Iterable[bytes]) -> Iterator[Entry]:
@@ -427,13 +427,13 @@ def _diff(git: Sequence[str], old: str, new: str) -> Change | None:
     if not new:
         return None
     try:
-        printed = listed([*git, "diff-tree", "-r", "-z", "--raw", "--no-renames", "--end-of-options", old, new])
+        told = listed([*git, "diff-tree", "-r", "-z", "--raw", "--no-renames", "--end-of-options", old, new])
     except GitFailed as error:
         if error.reason == "too_many_files":
             raise
         return None  # the old commit is gone, as after a forced push
     changed, removed = [], []
-    fields = printed.split(b"\0")
+    fields = told.split(b"\0")
     for meta, path in zip(fields[::2], fields[1::2], strict=False):
         _, mode, _, blob, status = meta.lstrip(b":").split(b" ")
         if status == b"D":
