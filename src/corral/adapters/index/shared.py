@@ -141,6 +141,9 @@ class SharedIndexStore:
                 if self._local.current(name) is None:
                     self._refresh(name, wait=True)
                 reader = self._open_copy(name, used)
+            except SearchFailed as error:
+                if error.reason != "index_removed":
+                    raise
             finally:
                 if reader is None and used is not None:
                     used.close()
