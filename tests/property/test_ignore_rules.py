@@ -54,6 +54,7 @@ def ignored_by_git(lines: list[str], paths: list[str]) -> set[str]:
 @example(["a/**", "!a/b/"], ["a/b/x", "a", "a/x"])
 @example(["[a", "b[x"], ["[a", "a", "b[x"])  # never closed; not drawn, as the next slash would be inside of it
 @example(["/a/*", "!/a/b", "**/x/**/b"], ["a/b", "a/x", "x/b", "a/x/a/b", "x/a/a/b", "b/a/b"])
+@example(["[x-a]b", "a\\/?", "\\/x"], ["xb", "a/a", "x", "ab"])
 def test_what_is_ignored_is_what_git_ignores(lines: list[str], paths: list[str]) -> None:
     rules = IgnoreRules("\n".join(lines))
     assert {path for path in paths if path in rules} == ignored_by_git(lines, paths)

@@ -22,6 +22,8 @@ _POSIX: Final = {
     "upper": "A-Z", "xdigit": "0-9a-fA-F",
 }  # fmt: skip
 
+_ESCAPED_SLASH = re.compile(r"(?<!\\)((?:\\\\)*)\\/")
+
 _Fits = Callable[[str], object]
 
 
@@ -121,6 +123,7 @@ def _rule(line: str) -> _Rule | None:
     pattern = pattern.removeprefix("/")
     if not pattern:
         return None
+    pattern = _ESCAPED_SLASH.sub(r"\1/", pattern)
     names = [None if re.fullmatch(r"\*\*+", name) else _name(name) for name in pattern.split("/")]
     if anchored and names[-1] is None:
         names.append(_anything)  # ``a/**`` is what is inside of a, not a
@@ -198,8 +201,8 @@ def _class(pattern: str, at: int) -> tuple[str, int] | None:
             high, at = _character(pattern, at + 1)
         if not low or not high:
             return None  # it never ends
-        if low <= high:
-            items += f"{re.escape(low)}-{re.escape(high)}"
+        # Of a range the wrong way round, its first letter alone.
+        items += f"{re.escape(low)}-{re.escape(max(low, high))}"
     if not items:
         return (".", at + 1) if negated else None
     return f"[{'^' if negated else ''}{items}]", at + 1
