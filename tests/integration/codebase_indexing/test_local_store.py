@@ -211,7 +211,7 @@ def test_many_small_generations_leave_few_segments_and_no_waste(tmp_path: Path) 
     assert len(list(folder.glob("columns-*"))) == len(reader.manifest.segments)
 
 
-@pytest.mark.parametrize("files", [5, 10, 17, 18, 30, 47, 67])
+@pytest.mark.parametrize("files", [5, 10, 17, 18, 30, 47])
 def test_a_new_index_has_one_segment_of_words_however_many_runs_it_took(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
 ) -> None:

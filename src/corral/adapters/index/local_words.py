@@ -84,6 +84,7 @@ class WordsWriter:
         self._in_run = 0
         if self._runs + 1 < _RUNS:
             self._writer.commit()
+            give_back()
             self._runs += 1
         else:
             self._end_last_run()
@@ -102,9 +103,12 @@ class WordsWriter:
             self._open().add_document(self._held.popleft())
 
     def _wait_for_merges(self) -> None:
-        give_back()
+        if self._fresh:
+            give_back()
         self._writer.wait_merging_threads()
         self._writer = None
+        if self._fresh:
+            give_back()
 
     def close(self) -> None:
         """Let go; what wasn't committed is gone."""

@@ -9,6 +9,7 @@ from typing import Final, Self
 
 TICK_NS: Final = 20_000_000
 """A file that was changed twice within this time may have kept its times: file systems count in ticks of the kernel."""
+_MORE_BYTES: Final = 1 << 16
 
 
 class Folders:
@@ -40,7 +41,7 @@ class Folders:
             self.changed_ns = status.st_ctime_ns
             if status.st_size > limit_bytes:
                 return None
-            content = _read_up_to(handle, limit_bytes + 1)
+            content = _read_up_to(handle, limit_bytes + 1, status.st_size)
         finally:
             os.close(handle)
         return content if len(content) <= limit_bytes else None
@@ -73,9 +74,10 @@ class Folders:
             os.close(self._handles.pop())
 
 
-def _read_up_to(handle: int, count: int) -> bytes:
-    content = part = os.read(handle, count)
+def _read_up_to(handle: int, count: int, expected: int) -> bytes:
+    """What a file holds; ``os.read`` makes room for all that it is asked for, so it is asked for what is expected."""
+    content = part = os.read(handle, min(count, expected + 1))
     while part and len(content) < count:  # mostly once more, to learn that this was all
-        part = os.read(handle, count - len(content))
+        part = os.read(handle, min(count - len(content), _MORE_BYTES))
         content += part
     return content
