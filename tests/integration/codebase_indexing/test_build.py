@@ -375,7 +375,7 @@ def test_contents_come_in_order_however_many_git_reads_at_once(
     (repository / "large.txt").write_text("x" * 2000)
     monkeypatch.setattr(source_module, "_BATCH_BLOBS", 2)
     source = CommitSource(repository / ".git", commit(repository))
-    entries = source.entries()
+    entries = list(source.entries())
     taken = iter(entries)
     read = source.read(taken, 1000)
     first = next(read)
@@ -384,6 +384,19 @@ def test_contents_come_in_order_however_many_git_reads_at_once(
     assert {entry.path: content for entry, content in source.read(iter(entries), 1000)} == {
         entry.path: FILES[entry.path].encode() if entry.path in FILES else None for entry in entries
     }
+
+
+def test_a_commits_files_are_listed_alike_each_time(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "_LIST_BLOCK_BYTES", 7)  # so that blocks end anywhere in a record
+    (repository / "src/caf\u00e9 \n.py").write_text("x")
+    listed = CommitSource(repository / ".git", commit(repository)).entries()
+    expected = sorted([*FILES, "src/caf\u00e9 \n.py"])
+    assert [[entry.path for entry in listed] for _ in range(2)] == [expected] * 2
+    assert len(listed) == len(expected)
+    first = next(iter(listed))
+    assert first in listed
+    assert replace(first, blob="0" * 40) not in listed
+    assert list(WorktreeSource(repository).entries()) == list(listed)
 
 
 def test_a_folder_swapped_for_a_link_leads_nowhere(repository: Path, tmp_path: Path) -> None:

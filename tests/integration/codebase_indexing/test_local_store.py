@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tantivy
 
-from corral.adapters.index import local_words, local_writer
+from corral.adapters.index import local_segment_writer, local_words, local_writer
 from corral.adapters.index.local import LocalIndexStore
-from corral.adapters.index.port import ChunkRow, FileRow, IndexName, LexicalQuery
+from corral.adapters.index.local_layout import open_words
+from corral.adapters.index.port import ChunkRow, FileRow, IndexName, LexicalQuery, SymbolRow
 from corral.errors import SearchFailed
 
 NAME = IndexName("shop")
@@ -202,3 +205,78 @@ def test_many_small_generations_leave_few_segments_and_no_waste(tmp_path: Path) 
     reader.close()
     folder = store.folder(NAME) / f"g-{reader.state.generation:08d}"
     assert len(list(folder.glob("columns-*"))) == len(reader.manifest.segments)
+
+
+@pytest.mark.parametrize("files", [5, 10, 17, 18, 30, 47])
+def test_a_new_index_has_one_segment_of_words_however_many_runs_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    monkeypatch.setattr(local_words, "_RUN_CHUNKS", 10)
+    store = LocalIndexStore(tmp_path)
+    write_many(store, files)
+    assert sizes_of_segments(store.folder(NAME) / "g-00000001/words") == [files]
+    assert [paths_with(store, f"word{number}") for number in range(files)] == [[f"f{n}.py"] for n in range(files)]
+
+
+def test_runs_of_their_real_size_are_merged(tmp_path: Path) -> None:
+    chunks = local_words._RUNS * local_words._RUN_CHUNKS + 20_000
+    words = local_words.WordsWriter(tmp_path / "words", fresh=True)
+    for uid in range(chunks):
+        words.add(tantivy.Document(uid=uid, file=uid, body=f"even word{uid}" if uid % 2 == 0 else "odd"))
+    words.remove_file(1)
+    words.commit()
+    words.close()
+    sizes = sizes_of_segments(tmp_path / "words")
+    assert len(sizes) == 2
+    assert sum(sizes) == chunks
+    searcher = open_words(tmp_path / "words").searcher()
+    assert searcher.num_docs == chunks - 1
+    assert searcher.doc_freq("body", "even") == chunks // 2
+    assert all(searcher.doc_freq("body", f"word{uid}") == 1 for uid in (0, 16_384, chunks - 2))
+
+
+def sizes_of_segments(words: Path) -> list[int]:
+    meta = json.loads((words / "meta.json").read_bytes())
+    return [segment["max_doc"] for segment in meta["segments"]]
+
+
+def test_what_is_held_back_can_be_removed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_words, "_RUN_CHUNKS", 10)
+    store = LocalIndexStore(tmp_path)
+    with store.writer(NAME, identity="one", embedder="test", dimension=4) as writer:
+        for number in range(25):
+            writer.add(row(f"f{number}.py", f"word{number}"), np.zeros((1, 4), dtype=np.int8))
+        for number in (3, 21, 22, 23):
+            writer.remove(f"f{number}.py")
+        assert writer.publish(commit="c").files == 21
+    found = {number for number in range(25) if paths_with(store, f"word{number}")}
+    assert found == set(range(25)) - {3, 21, 22, 23}
+
+
+def test_columns_and_names_that_are_not_held_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_segment_writer, "_HELD_ROWS", 5)
+    monkeypatch.setattr(local_segment_writer, "_NAMES_KNOWN", 3)
+    store = LocalIndexStore(tmp_path)
+    with store.writer(NAME, identity="one", embedder="test", dimension=4) as writer:
+        for number in range(20):
+            name = f"name{number % 4}"
+            chunk = ChunkRow(1, 2, f"{name}.run", "method", ("method",), True, {"body": f"word{number}"})
+            symbols = [SymbolRow("run", "method", 2, 2, name), SymbolRow(name, "class", 1, 2)]
+            file = FileRow(f"f{number}.py", f"blob {number}", "python", 2, "text", 0.5, [chunk], symbols, [name, "os"])
+            writer.add(file, np.zeros((1, 4), dtype=np.int8))
+        writer.publish(commit="c")
+    reader = store.open(NAME)
+    assert reader is not None
+    assert len(reader.manifest.segments) == 1
+    assert reader.files() == {f"f{number}.py": f"blob {number}" for number in range(20)}
+    for number in range(20):
+        name = f"name{number % 4}"
+        assert [(one.name, one.start_line, one.parent) for one in reader.symbols_of(f"f{number}.py")] == [
+            (name, 1, ""),
+            ("run", 2, name),
+        ]
+        assert reader.imports_of(f"f{number}.py") == [name, "os"]
+        assert [chunk.symbol for chunk in reader.file_chunks(f"f{number}.py")] == [f"{name}.run"]
+    assert {one.path for one in reader.definitions("name1")} == {f"f{number}.py" for number in (1, 5, 9, 13, 17)}
+    assert len(reader.definitions("run")) == len(reader.importers(["os"])) == 20
+    reader.close()

@@ -8,37 +8,46 @@ from __future__ import annotations
 
 import json
 import mmap
+import shutil
+import tempfile
 import zlib
 from array import array
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
     Columns = Mapping[str, NDArray[Any]]
 
 _ALIGN = 8
+_BODY_BYTES = 1 << 20
+"""Of the columns of a new file that memory holds until the header is known."""
 
 
-def save_columns(path: Path, columns: Columns, meta: Mapping[str, Any]) -> None:
-    """Write a new file."""
+def save_columns(path: Path, columns: Iterable[tuple[str, NDArray[Any]]], meta: Mapping[str, Any]) -> None:
+    """Write a new file, holding one column at a time."""
     place, table = 0, []
-    for name, column in columns.items():
-        table.append([name, column.dtype.str, len(column), place])
-        place += -(-column.nbytes // _ALIGN) * _ALIGN
-    header = json.dumps({"meta": meta, "columns": table}).encode()
-    header += b" " * (-len(header) % _ALIGN)
-    with path.open("xb") as file:
-        file.write(len(header).to_bytes(_ALIGN, "little"))
-        file.write(header)
-        for column in columns.values():
-            file.write(column.tobytes())
-            file.write(b"\0" * (-column.nbytes % _ALIGN))
+    with tempfile.SpooledTemporaryFile(_BODY_BYTES, dir=str(path.parent)) as body:
+        for name, column in columns:
+            table.append([name, column.dtype.str, len(column), place])
+            padding = -column.nbytes % _ALIGN
+            body.write(column.tobytes())
+            body.write(b"\0" * padding)
+            place += column.nbytes + padding
+        header = json.dumps({"meta": meta, "columns": table}).encode()
+        header += b" " * (-len(header) % _ALIGN)
+        body.seek(0)
+        with path.open("xb") as file:
+            file.write(len(header).to_bytes(_ALIGN, "little"))
+            file.write(header)
+            shutil.copyfileobj(body, file, 1 << 18)
 
 
 def load_columns(path: Path) -> tuple[Columns, Mapping[str, Any]]:
@@ -55,38 +64,104 @@ def load_columns(path: Path) -> tuple[Columns, Mapping[str, Any]]:
     return columns, header["meta"]
 
 
+class Spool:
+    """Runs of bytes that a writer has collected and need not hold, by name; a file that goes with the writer."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._blocks: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._end = 0
+
+    def move(self, name: str, block: array[Any] | bytearray) -> None:
+        """Append what a block holds, and empty it."""
+        if block:
+            size = self._file.write(block)
+            self._blocks[name].append((self._end, size))
+            self._end += size
+            del block[:]
+
+    def all(self, name: str, rest: array[Any] | bytearray, dtype: DTypeLike) -> NDArray[Any]:
+        """All that was moved, then what is left."""
+        blocks = self._blocks.get(name, [])
+        left = np.frombuffer(rest, dtype=np.uint8)
+        whole = np.empty(sum(size for _, size in blocks) + len(left), dtype=np.uint8)
+        end = 0
+        for place, size in blocks:
+            self._file.seek(place)
+            whole[end : end + size] = np.frombuffer(self._file.read(size), dtype=np.uint8)
+            end += size
+        whole[end:] = left
+        return whole.view(dtype)
+
+    @cached_property
+    def _file(self) -> IO[bytes]:
+        return tempfile.TemporaryFile(dir=self._folder)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if "_file" in self.__dict__:
+            self._file.close()
+
+
+class NumbersWriter:
+    """Collects columns of numbers, each as ``array``."""
+
+    def __init__(self, prefix: str, **kinds: str) -> None:
+        self._prefix = prefix
+        self._arrays = {name: array(kind) for name, kind in kinds.items()}
+
+    def __getitem__(self, name: str) -> array[Any]:
+        return self._arrays[name]
+
+    def settle(self, spool: Spool) -> None:
+        """Hold nothing any more."""
+        for name, column in self._arrays.items():
+            spool.move(f"{self._prefix}_{name}", column)
+
+    def all(self, spool: Spool, name: str) -> NDArray[Any]:
+        """A whole column."""
+        column = self._arrays[name]
+        return spool.all(f"{self._prefix}_{name}", column, np.dtype(column.typecode))
+
+
 class StringsWriter:
     """Collects a column of byte strings: their bytes in one run and eight bytes for each, not an object for each."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._bytes = bytearray()
-        self._first = array("I", [0])
-        self._hashes = array("I")
+        self._numbers = NumbersWriter(name, end="I", hash="I")
+        self._rows = self._size = 0
 
     def append(self, value: bytes) -> None:
         """Add a row."""
         self._bytes += value
-        self._first.append(len(self._bytes))
-        self._hashes.append(zlib.crc32(value))
+        self._size += len(value)
+        self._rows += 1
+        self._numbers["end"].append(self._size)
+        self._numbers["hash"].append(zlib.crc32(value))
 
     def __len__(self) -> int:
-        return len(self._hashes)
+        return self._rows
 
     @property
-    def held_bytes(self) -> int:
-        """What it takes in memory."""
-        return len(self._bytes) + 8 * len(self)
+    def bytes(self) -> int:
+        """What it has collected, by its size."""
+        return self._size + 8 * self._rows
 
-    def columns(self, name: str) -> dict[str, NDArray[Any]]:
+    def settle(self, spool: Spool) -> None:
+        """Hold nothing any more."""
+        spool.move(f"{self._name}_bytes", self._bytes)
+        self._numbers.settle(spool)
+
+    def columns(self, spool: Spool) -> Iterator[tuple[str, NDArray[Any]]]:
         """The columns that ``Strings`` reads: bytes, where each row begins, and the rows by their hashes."""
-        keys = np.array(self._hashes, dtype=np.uint32)
+        yield f"{self._name}_bytes", spool.all(f"{self._name}_bytes", self._bytes, np.uint8)
+        yield f"{self._name}_first", np.concatenate([np.zeros(1, dtype=np.uint32), self._numbers.all(spool, "end")])
+        keys = self._numbers.all(spool, "hash")
         order = np.argsort(keys, kind="stable").astype(np.uint32)
-        return {
-            f"{name}_first": np.array(self._first, dtype=np.uint32),
-            f"{name}_bytes": np.frombuffer(self._bytes, dtype=np.uint8),
-            f"{name}_hash": keys[order],
-            f"{name}_order": order,
-        }
+        yield f"{self._name}_hash", keys[order]
+        yield f"{self._name}_order", order
 
 
 def numbers(column: Any) -> memoryview:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SEGMENT_CHUNKS = 100_000
-"""A build begins another segment after this many, or when one has this much in memory, whatever the repository is made
+"""A build begins another segment after this many, or when one has collected this much, whatever the repository is made
 of: files that are left out have no chunks, and a file may have any number of definitions."""
 _SEGMENT_BYTES = 32_000_000
 _PATH_MARKS = 1 << 20
@@ -38,19 +39,30 @@ Sealed = Callable[[Path, Path | None, IndexState], None]
 
 
 class _Paths:
-    """Paths that were added: says yes to some that were not, and never no to one that was.
+    """Paths that were added, by their hashes: a set would grow with the repository, and hardly ever is one added twice.
 
-    A set of them would grow with the repository, and all but never is a path added twice in one build.
+    It says yes to some that were not, and never no to one that was.
     """
 
     def __init__(self) -> None:
         self._marks = bytearray(_PATH_MARKS)
+        self._open = array("q")
 
     def add(self, path: str) -> None:
-        self._marks[hash(path) % _PATH_MARKS] = 1
+        number = hash(path)
+        self._marks[number % _PATH_MARKS] = 1
+        self._open.append(number)
+
+    def close_segment(self) -> None:
+        del self._open[:]
 
     def __contains__(self, path: str) -> bool:
+        """Whether it was added to any segment."""
         return bool(self._marks[hash(path) % _PATH_MARKS])
+
+    def in_open_segment(self, path: str) -> bool:
+        """Whether it was added to the segment that is open."""
+        return path in self and bool((np.frombuffer(self._open, dtype=np.int64) == hash(path)).any())
 
 
 class LocalIndexWriter:
@@ -95,9 +107,8 @@ class LocalIndexWriter:
         self._words = WordsWriter(self._new / "words", fresh=base is None)
         self._dead: dict[int, int] = {}  # file to its number of chunks
         self._spilled: list[Part] = []  # segments of this build that are closed
-        self._spilled_paths = _Paths()
-        self._own: dict[str, tuple[int, int]] = {}  # path to file and its number of chunks, of the open segment
         self._segment: SegmentWriter | None = None
+        self._added = _Paths()
 
     @property
     def base(self) -> IndexState | None:
@@ -137,7 +148,7 @@ class LocalIndexWriter:
                     uid=uid, file=self._next_file, language=file.language, kinds=" ".join(chunk.kinds), **chunk.fields
                 )
             )
-        self._own[file.path] = (self._next_file, len(file.chunks))
+        self._added.add(file.path)
         self._next_file += 1
         self._next_uid += len(file.chunks)
         self._spill(segment)
@@ -148,7 +159,7 @@ class LocalIndexWriter:
             self.remove(path)
             segment = self._open_segment()
             segment.skip(self._next_file, path, blob, reason)
-            self._own[path] = (self._next_file, 0)
+            self._added.add(path)
             self._next_file += 1
             self._spill(segment)
         except (OSError, ValueError) as error:
@@ -156,10 +167,9 @@ class LocalIndexWriter:
 
     def remove(self, path: str) -> None:
         """Forget a file."""
-        own = self._own.pop(path, None)
-        if own is not None:
-            self._bury(*own)
-        for part in [*self._parts, *(self._spilled if path in self._spilled_paths else ())]:
+        if self._added.in_open_segment(path):
+            self._close_segment()  # one looks up in closed ones only
+        for part in [*self._parts, *(self._spilled if path in self._added else ())]:
             for row in part.live(part.segment.find_path(path)):
                 begin, end = part.segment.chunk_range(row)
                 self._bury(int(part.segment.files["id"][row]), end - begin)
@@ -178,7 +188,7 @@ class LocalIndexWriter:
 
     def _spill(self, segment: SegmentWriter) -> None:
         """Close a segment that is full: from then on it is on the disk only."""
-        if segment.chunks >= _SEGMENT_CHUNKS or segment.held_bytes >= _SEGMENT_BYTES:
+        if segment.chunks >= _SEGMENT_CHUNKS or segment.collected_bytes >= _SEGMENT_BYTES:
             self._close_segment()
 
     def _close_segment(self) -> None:
@@ -186,10 +196,8 @@ class LocalIndexWriter:
             return
         entry, codec = self._segment.finish()
         self._segment = None
+        self._added.close_segment()
         self._spilled.append(Part(open_segment(self._new, entry), entry))
-        for path in self._own:
-            self._spilled_paths.add(path)
-        self._own.clear()
         if self._codec is None and codec.dictionary:
             self._dictionary = f"text-{entry.name}.dict"
             (self._new / self._dictionary).write_bytes(codec.dictionary)

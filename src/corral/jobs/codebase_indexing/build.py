@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -184,20 +184,21 @@ class _Build:
             self.removed += 1
         self._total = len(change.changed)
         self._report(0, max(1, self._total))
-        wanted: list[Entry] = []
-        for entry in change.changed:
+        for entry, content in self._source.read(self._to_read(change.changed), MAX_FILE_BYTES):
+            self._take(entry, content)
+        self._flush()
+        self._report(max(1, self._total), max(1, self._total))
+
+    def _to_read(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Those whose content is neither left out nor known."""
+        for entry in entries:
             reason = self._reason(entry)
             if reason is not None:
                 self._skip(entry, reason)
             elif self._writer.base is not None and (old := self._known(entry)) is not None:
                 self._carry(entry, old)
             else:
-                wanted.append(entry)
-        del change
-        for entry, content in self._source.read(_let_go(wanted), MAX_FILE_BYTES):
-            self._take(entry, content)
-        self._flush()
-        self._report(max(1, self._total), max(1, self._total))
+                yield entry
 
     def _change(self) -> Change:
         """What to look at, with the ignore rules of the source loaded."""
@@ -225,6 +226,8 @@ class _Build:
         if self._options.files:
             wanted = {path.removeprefix("./") for path in self._options.files}
             return Change([entry for entry in entries if entry.path in wanted], ())
+        if base is None:
+            return Change(entries, ())
         shown = {shown_path(entry.path): entry for entry in entries}
         # Files that the rules left out, or leave out now, though their content is what it was.
         ruled = self._writer.skipped(SkipReason.IGNORED)
@@ -347,13 +350,6 @@ class _Build:
             self.indexed += 1
         self._waiting.clear()
         self._waiting_chunks = 0
-
-
-def _let_go(entries: list[Entry]) -> Iterator[Entry]:
-    """In order, and out of the list: that of a large repository takes memory which the index needs as it grows."""
-    entries.reverse()
-    while entries:
-        yield entries.pop()
 
 
 def _touches_ignore(change: Change) -> bool:

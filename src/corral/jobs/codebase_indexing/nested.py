@@ -13,7 +13,7 @@ import json
 import os
 import posixpath
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -75,8 +75,10 @@ class NestedSource(WrappedSource):
             removed += [f"{path}/{name}" for name in inner.removed]
         return Change(changed, removed)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Collection[Entry]:
         """The outer source's, with the inner ones' in place of submodules."""
+        if not self._inner:
+            return self._source.entries()
         found = [entry for entry in self._source.entries() if entry.path not in self._inner]
         for path, source in self._inner.items():
             found += _below(path, source.entries())

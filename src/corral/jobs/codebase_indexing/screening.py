@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Final
 
@@ -53,7 +53,7 @@ class WrappedSource:
         """As the source says."""
         return self._source.changes(commit, notes)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Collection[Entry]:
         """As the source says."""
         return self._source.entries()
 

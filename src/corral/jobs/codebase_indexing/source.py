@@ -15,7 +15,8 @@ import resource
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -56,6 +57,9 @@ _MAX_LIST_BYTES = 200_000_000
 _MAX_LIST_MEMORY_BYTES = 500_000_000
 """Of git itself while it lists: ``diff-tree`` keeps all that it found until it has found everything."""
 
+_LIST_BLOCK_BYTES = 1 << 16
+_LS_TREE = ("ls-tree", "-r", "-z", "--full-tree", "--end-of-options")
+
 _BATCH_BLOBS = 4096
 """Read by one git: the names of all of them, and what it says of each, are held."""
 
@@ -83,7 +87,7 @@ class Entry:
 class Change:
     """What differs from an earlier commit and state of the same source."""
 
-    changed: Sequence[Entry]
+    changed: Collection[Entry]
     removed: Sequence[str]
 
 
@@ -108,8 +112,8 @@ class Source(Protocol):
         """What differs from an index of that commit; None when that can't be told, and all must be compared."""
         ...
 
-    def entries(self) -> list[Entry]:
-        """Everything, in order of path."""
+    def entries(self) -> Collection[Entry]:
+        """Everything, in order of path; may be gone through any number of times, and need not be in memory."""
         ...
 
     def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
@@ -147,9 +151,9 @@ class CommitSource:
             return None
         return _diff(["--git-dir", str(self._git_dir)], commit, self._commit)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Collection[Entry]:
         """By ``ls-tree``."""
-        return _tree(["--git-dir", str(self._git_dir)], self._commit)
+        return _Listing(["--git-dir", str(self._git_dir)], self._commit)
 
     def read(self, entries: Iterable[Entry], limit_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
         """By ``cat-file --batch``."""
@@ -204,9 +208,12 @@ class WorktreeSource:
                 changed[path] = entry
         return Change([changed[path] for path in sorted(changed)], sorted(removed))
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Collection[Entry]:
         """HEAD's files, overlaid with the dirty ones."""
-        found = {entry.path: entry for entry in _tree(self._git, self._commit)} if self._commit else {}
+        listed = _Listing(self._git, self._commit) if self._commit else ()
+        if listed and not self._dirty and not self._nested:
+            return listed
+        found = {entry.path: entry for entry in listed}
         for path in self._dirty:
             entry = self._entry(path)
             if entry is None:
@@ -339,6 +346,12 @@ def _run(arguments: Sequence[str], ok: Iterable[int] = (0,), stdin: bytes | None
 
 def _listed(arguments: Sequence[str]) -> bytes:
     """What git prints, up to a bound."""
+    return b"".join(_printed(arguments))
+
+
+def _printed(arguments: Sequence[str]) -> Iterator[bytes]:
+    """What git prints, up to a bound, as it comes."""
+    size = 0
     with tempfile.TemporaryFile() as said:
         try:
             process = subprocess.Popen(
@@ -355,15 +368,17 @@ def _listed(arguments: Sequence[str]) -> bytes:
             with contextlib.suppress(ProcessLookupError):  # it has ended already
                 resource.prlimit(process.pid, resource.RLIMIT_DATA, (_MAX_LIST_MEMORY_BYTES, _MAX_LIST_MEMORY_BYTES))
             assert process.stdout is not None  # noqa: S101 - asked for above
-            printed = process.stdout.read(_MAX_LIST_BYTES + 1)
-            if len(printed) > _MAX_LIST_BYTES:
-                raise GitFailed(
-                    f"the repository has too many files: a list of them has more than {_MAX_LIST_BYTES:,} bytes",
-                    service="git",
-                    operation="list",
-                    retryable=False,
-                    reason="too_many_files",
-                )
+            while block := process.stdout.read(_LIST_BLOCK_BYTES):
+                size += len(block)
+                if size > _MAX_LIST_BYTES:
+                    raise GitFailed(
+                        f"the repository has too many files: a list of them has more than {_MAX_LIST_BYTES:,} bytes",
+                        service="git",
+                        operation="list",
+                        retryable=False,
+                        reason="too_many_files",
+                    )
+                yield block
             if process.wait() != 0:
                 said.seek(0)
                 raise _failed(arguments, said.read(2000).decode("utf-8", "replace").strip()[:300])
@@ -372,7 +387,6 @@ def _listed(arguments: Sequence[str]) -> bytes:
             process.wait()
             if process.stdout:
                 process.stdout.close()
-    return printed
 
 
 def _failed(arguments: Sequence[str], said: str) -> GitFailed:
@@ -386,16 +400,44 @@ def _kind(mode: bytes) -> EntryKind:
     return EntryKind.SUBMODULE if mode == b"160000" else EntryKind.FILE
 
 
-def _tree(git: Sequence[str], commit: str, paths: Sequence[str] = ()) -> list[Entry]:
-    literal = ["--literal-pathspecs"] if paths else []
-    printed = _listed([*git, *literal, "ls-tree", "-r", "-z", "--full-tree", "--end-of-options", commit, *paths])
-    found = []
-    for record in printed.split(b"\0"):
+class _Listing(Collection[Entry]):
+    """All files of a commit, on the disk: in memory, those of a large repository would be as much as a build needs."""
+
+    def __init__(self, git: Sequence[str], commit: str) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as this lives
+        weakref.finalize(self, self._file.close)
+        self._count = 0
+        for block in _printed([*git, *_LS_TREE, commit]):
+            self._count += block.count(b"\0")
+            self._file.write(block)
+        self._file.flush()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, entry: object) -> bool:
+        return any(entry == one for one in self)
+
+    def __iter__(self) -> Iterator[Entry]:
+        at, rest = 0, b""
+        while block := os.pread(self._file.fileno(), _LIST_BLOCK_BYTES, at):
+            at += len(block)
+            *records, rest = (rest + block).split(b"\0")
+            yield from _entries(records)
+
+
+def _tree(git: Sequence[str], commit: str, paths: Sequence[str]) -> list[Entry]:
+    """Some files of a commit."""
+    printed = _listed([*git, "--literal-pathspecs", *_LS_TREE, commit, *paths])
+    return list(_entries(printed.split(b"\0")))
+
+
+def _entries(records: Iterable[bytes]) -> Iterator[Entry]:
+    for record in records:
         meta, tab, path = record.partition(b"\t")
         if tab:
             mode, _, blob = meta.split(b" ")
-            found.append(Entry(_path(path), blob.decode(), _kind(mode)))
-    return found
+            yield Entry(_path(path), blob.decode(), _kind(mode))
 
 
 def _diff(git: Sequence[str], old: str, new: str) -> Change | None:
