@@ -108,19 +108,17 @@ class NumbersWriter:
 
     def __init__(self, prefix: str, **kinds: str) -> None:
         self._prefix = prefix
-        self._arrays = {name: array(kind) for name, kind in kinds.items()}
-
-    def __getitem__(self, name: str) -> array[Any]:
-        return self._arrays[name]
+        #: What is held of each column; to be appended to.
+        self.arrays: dict[str, array[Any]] = {name: array(kind) for name, kind in kinds.items()}
 
     def settle(self, spool: Spool) -> None:
         """Hold nothing any more."""
-        for name, column in self._arrays.items():
+        for name, column in self.arrays.items():
             spool.move(f"{self._prefix}_{name}", column)
 
     def all(self, spool: Spool, name: str) -> NDArray[Any]:
         """A whole column."""
-        column = self._arrays[name]
+        column = self.arrays[name]
         return spool.all(f"{self._prefix}_{name}", column, np.dtype(column.typecode))
 
 
@@ -138,8 +136,8 @@ class StringsWriter:
         self._bytes += value
         self._size += len(value)
         self._rows += 1
-        self._numbers["end"].append(self._size)
-        self._numbers["hash"].append(zlib.crc32(value))
+        self._numbers.arrays["end"].append(self._size)
+        self._numbers.arrays["hash"].append(zlib.crc32(value))
 
     def __len__(self) -> int:
         return self._rows

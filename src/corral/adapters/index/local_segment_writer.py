@@ -133,14 +133,14 @@ class SegmentWriter:
             ("chunk", self.chunks),
             ("symbol", self._symbol_count),
             ("import", self._import_count),
-            ("prior", file.prior),
         ):
-            self._files[name].append(value)
+            self._files.arrays[name].append(value)
+        self._files.arrays["prior"].append(file.prior)
 
     def _add_rows(self, file_id: int, uids: Sequence[int], file: FileRow) -> None:
         self._begin_file(file_id, file, "")
         names, kinds = self._names, self._kinds
-        columns = self._chunks
+        columns = self._chunks.arrays
         for uid, chunk in zip(uids, file.chunks, strict=True):
             parent, _, symbol = chunk.symbol.rpartition(".")
             if not parent:
@@ -154,7 +154,7 @@ class SegmentWriter:
             columns["kinds"].append(self._kind_sets[" ".join(chunk.kinds)])
             columns["defines"].append(chunk.defines)
         self.chunks += len(file.chunks)
-        columns = self._symbols
+        columns = self._symbols.arrays
         distinct = {(one.start_line, one.name, one.kind): one for one in reversed(file.symbols)}
         ordered = list(distinct.values())[::-1]
         for one in sorted(ordered, key=lambda one: one.start_line):
@@ -165,7 +165,7 @@ class SegmentWriter:
             columns["parent"].append(names[one.parent])
         self._symbol_count += len(ordered)
         imports = set(file.imports)
-        self._imports["name"].extend(names[name] for name in sorted(imports))
+        self._imports.arrays["name"].extend(names[name] for name in sorted(imports))
         self._import_count += len(imports)
 
     def finish(self) -> tuple[SegmentEntry, TextCodec]:
