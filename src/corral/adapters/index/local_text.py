@@ -37,7 +37,7 @@ _SAMPLES = 400
 _PIECE_BYTES = 2 * 1024
 """Of a sample's beginning that goes into the dictionary; both half and twice as much packed worse."""
 _LEAST_SAMPLES = 64
-_VECTORS_AT_ONCE = 512
+_VECTORS_AT_ONCE = 256
 _LEVELS = 7
 """Four bits hold -7 to 7; -8 is left out, so that a vector and its opposite stay opposite."""
 

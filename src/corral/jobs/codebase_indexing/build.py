@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_BATCH_CHUNKS = 512
+_BATCH_CHUNKS = 256
 _PROGRESS_EVERY = 64
 _WASTE_LIMIT = 0.5
 _MAX_NAMES = 24

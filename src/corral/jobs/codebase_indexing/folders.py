@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
+
+_MORE_BYTES: Final = 1 << 16
 
 
 class Folders:
@@ -31,7 +33,7 @@ class Folders:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode) or status.st_size > limit_bytes:
                 return None
-            content = _read_up_to(handle, limit_bytes + 1)
+            content = _read_up_to(handle, limit_bytes + 1, status.st_size)
         finally:
             os.close(handle)
         return content if len(content) <= limit_bytes else None
@@ -64,9 +66,10 @@ class Folders:
             os.close(self._handles.pop())
 
 
-def _read_up_to(handle: int, count: int) -> bytes:
-    content = part = os.read(handle, count)
+def _read_up_to(handle: int, count: int, expected: int) -> bytes:
+    """What a file holds; ``os.read`` makes room for all that it is asked for, so it is asked for what is expected."""
+    content = part = os.read(handle, min(count, expected + 1))
     while part and len(content) < count:  # mostly once more, to learn that this was all
-        part = os.read(handle, count - len(content))
+        part = os.read(handle, min(count - len(content), _MORE_BYTES))
         content += part
     return content
