@@ -9,7 +9,8 @@ from typing import Any, Final
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE_BYTES: Final = 1 << 18
-"""Tantivy's pages are four times as large, a batch's arrays smaller. With a megabyte, 50,000 files took 172 MB, not 134."""
+"""Tantivy's pages are four times as large, a batch's arrays smaller. With 1 MB, 50,000 files took
+172 MB, not 134."""
 _KEPT_BYTES: Final = 4 << 20
 
 
