@@ -91,7 +91,7 @@ class CachedModel:
         answer = self._hit(raw) if raw is not None else None
         if answer is None:
             return await self._ask(name, key, request, on_text, unreadable=raw is not None)
-        return await _told(answer, on_text)
+        return answer if on_text is None else await _told(answer, on_text)
 
     async def _ask(
         self, name: str, key: str, request: ModelRequest, on_text: OnText | None, *, unreadable: bool
