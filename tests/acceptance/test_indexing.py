@@ -95,7 +95,7 @@ async def test_a_worker_killed_in_the_middle_leaves_no_half_index_and_another_go
     home = settings.data_dir / "indexes/shop/@default"
     with worker(settings) as first:
         job = await corral.add_job(JobType.CODEBASE_INDEXING, {"projectId": "shop", "userId": "ada"})
-        while not list(home.glob("g-*")):  # a writer has begun
+        while not list(home.glob("w-*")):  # a writer has begun
             await asyncio.sleep(0.005)
         builders = children(first)
         first.send_signal(signal.SIGKILL)
@@ -113,7 +113,7 @@ async def test_a_worker_killed_in_the_middle_leaves_no_half_index_and_another_go
     assert [pid for pid in builders if Path(f"/proc/{pid}").exists()] == [], "its processes ended with it"
     assert (await paths(corral, "old_7_1"))[0] == "src/m7.py"
     assert (await paths(corral, "oddly_kept"))[0] == "src/a\nnewline.py"
-    assert [path.name for path in home.glob("g-*")] == [f"g-{int((home / 'CURRENT').read_text()):08d}"]
+    assert [path.name for path in home.glob("[gw]-*")] == [f"g-{int((home / 'CURRENT').read_text()):08d}"]
 
 
 async def test_two_workers_index_two_branches_again_and_again_while_it_is_searched(

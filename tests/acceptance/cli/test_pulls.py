@@ -113,7 +113,7 @@ def test_what_is_not_there_is_told(cli: Cli, project: str, command: tuple[str, .
 def test_a_project_on_another_forge_gets_one_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"hub-{tmp_path.name}"
 
-    async def unreachable(*_: object) -> str:
+    async def unreachable(*_: object, **__: object) -> str:
         return "main"
 
     monkeypatch.setattr("corral.interfaces.cli.projects._default_branch", unreachable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -102,7 +103,9 @@ async def run_until(seam: int, url: str, folder: Path) -> tuple[int, list[str]]:
     """Run a worker that dies at a seam; how it ended, and the seams that it passed."""
     (folder / "seams.txt").unlink(missing_ok=True)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.killing", f"{__name__}:killed", str(seam), url, str(folder), cwd=folder
+        *(sys.executable, "-m", "tests.support.killing", f"{__name__}:killed", str(seam), url, str(folder)),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
     code = await process.wait()
     return code, (folder / "seams.txt").read_text().splitlines()

@@ -200,8 +200,17 @@ class BoundsWatcher:
         period = _CROWD_PERIOD_S if unheld and os.geteuid() == 0 else _PERIOD_S
         usual = _tasks_of_the_machine()
         next_look = 0.0
+
+        def crowded() -> bool:
+            return unheld and _tasks_of_the_machine() - usual >= self._limits.processes // 2
+
+        def last_look() -> tuple[RunEnding, str] | None:
+            self._crowd = crowded()
+            return self.look()
+
+        run.last_look = last_look
         while True:
-            self._crowd = unheld and _tasks_of_the_machine() - usual >= self._limits.processes // 2
+            self._crowd = crowded()
             if self._crowd or time.monotonic() >= next_look:
                 passed = self.look()
                 if passed is None and self._disk.wants_walk():

@@ -40,6 +40,9 @@ class Supervision:
         self.output_bytes = 0
         self.ending: RunEnding | None = None
         self.detail = ""
+        #: Which bound has been passed now, if any; asked when the time is up. A crowd that leaves its watcher no
+        #: processor time is the reason then, not the time.
+        self.last_look: Callable[[], tuple[RunEnding, str] | None] = _nothing_to_see
 
     @property
     def seconds(self) -> float:
@@ -53,7 +56,10 @@ class Supervision:
         self._kill()
 
     def _time_is_up(self) -> None:
-        self.stop(RunEnding.TIMEOUT, f"ran longer than {self._timeout.total_seconds():g} s")
+        passed = None
+        with contextlib.suppress(OSError):  # as when the machine has no process or file left: then it's the time
+            passed = self.last_look()
+        self.stop(*(passed or (RunEnding.TIMEOUT, f"ran longer than {self._timeout.total_seconds():g} s")))
 
     async def _read(self, output: asyncio.StreamReader) -> None:
         while chunk := await output.read(_CHUNK_BYTES):
@@ -102,6 +108,10 @@ class Supervision:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
                         await task
+
+
+def _nothing_to_see() -> None:
+    """Where nobody watches."""
 
 
 async def _settled(future: asyncio.Future[int]) -> None:
