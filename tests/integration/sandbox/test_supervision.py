@@ -12,7 +12,7 @@ from corral.adapters.sandbox.supervision import Supervision
 
 
 @pytest.mark.parametrize("crowded", [False, True])
-async def test_the_time_is_not_the_reason_when_a_bound_was_passed_that_nobody_had_time_to_see(crowded: bool) -> None:
+async def test_the_time_is_not_the_reason_when_a_bound_was_passed_that_nobody_had_time_to_see(*, crowded: bool) -> None:
     process = await asyncio.create_subprocess_exec("sleep", "60", stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     run = Supervision(timeout=timedelta(milliseconds=50), output_bytes=100, kill=process.kill, sink=lambda _: None)
