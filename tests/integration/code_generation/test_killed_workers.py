@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from tests.integration.code_generation.test_real_repository import EDIT, FINISH, Bench, write_repository
+from tests.integration.code_generation.test_real_repository import EDIT, FINISH, Bench
 from tests.support.killing import Seams, seams_of
 
 from corral.adapters.llm.budgets import Allowance, Budgets
@@ -109,16 +109,6 @@ async def run_until(seam: int, url: str, folder: Path) -> tuple[int, list[str]]:
     )
     code = await process.wait()
     return code, (folder / "seams.txt").read_text().splitlines()
-
-
-@pytest.fixture
-async def bench(tmp_path: Path, corral_server: EmbeddedServer) -> Any:
-    redis = Redis.from_url(corral_server.url, decode_responses=True)
-    await redis.flushdb()
-    made = Bench(redis, tmp_path / "data", write_repository(tmp_path / "repository"))
-    await made.add()
-    yield made
-    await redis.aclose()
 
 
 def git(repository: Path, *arguments: str) -> str:

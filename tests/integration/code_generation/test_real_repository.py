@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from corral.adapters.llm.port import ModelAnswer, ModelRequest, ModelTraits, OnText, ToolCall
 from corral.adapters.llm.scripted import ScriptedModel
@@ -105,16 +104,6 @@ def write_repository(folder: Path) -> Path:
         identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
         subprocess.run(["git", "-C", str(folder), *identity, *command], check=True)
     return folder
-
-
-@pytest.fixture
-async def bench(tmp_path: Path, corral_server: EmbeddedServer) -> Any:
-    redis = Redis.from_url(corral_server.url, decode_responses=True)
-    await redis.flushdb()
-    made = Bench(redis, tmp_path / "data", write_repository(tmp_path / "repository"))
-    await made.add()
-    yield made
-    await redis.aclose()
 
 
 async def test_cancelling_in_the_middle_of_a_call_leaves_neither_worktree_nor_branch(bench: Bench) -> None:

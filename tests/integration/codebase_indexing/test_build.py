@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.repositories import commit, git
 
 from corral.adapters.embedder.hashed import HashedEmbedder
 from corral.adapters.embedder.port import Embedded, Passage
@@ -47,17 +48,6 @@ FILES = {
 }
 
 
-def git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@localhost", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def commit(folder: Path) -> str:
-    git(folder, "add", "-A")
-    git(folder, "commit", "-q", "--allow-empty", "-m", "change")
-    return git(folder, "rev-parse", "HEAD")
-
-
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     root = tmp_path / "repository"
@@ -67,16 +57,6 @@ def repository(tmp_path: Path) -> Path:
     git(root, "init", "-q", "-b", "main")
     commit(root)
     return root
-
-
-@pytest.fixture(scope="module")
-def embedder() -> StaticEmbedder:
-    return StaticEmbedder()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalIndexStore:
-    return LocalIndexStore(tmp_path / "indexes")
 
 
 @pytest.fixture

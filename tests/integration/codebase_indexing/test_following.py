@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.repositories import commit, git
 
 from corral.adapters.embedder.hashed import HashedEmbedder
 from corral.adapters.embedder.static import StaticEmbedder
@@ -28,17 +28,6 @@ NAME = IndexName("shop")
 LONG_AGO_S = 1_000_000_000
 
 
-def git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@localhost", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def commit(folder: Path) -> str:
-    git(folder, "add", "-A")
-    git(folder, "commit", "-q", "--allow-empty", "-m", "change")
-    return git(folder, "rev-parse", "HEAD")
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     made = tmp_path / "code"
@@ -53,16 +42,6 @@ def repository(root: Path) -> Path:
     git(root, "init", "-q", "-b", "main")
     commit(root)
     return root
-
-
-@pytest.fixture(scope="module")
-def embedder() -> StaticEmbedder:
-    return StaticEmbedder()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalIndexStore:
-    return LocalIndexStore(tmp_path / "indexes")
 
 
 @pytest.fixture

@@ -70,11 +70,6 @@ def repository(tmp_path: Path) -> Repository:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> LocalIndexStore:
-    return LocalIndexStore(tmp_path / "indexes")
-
-
-@pytest.fixture
 def handle(repository: Repository, store: LocalIndexStore) -> CodebaseIndexingHandler:
     builder = ThreadBuilder(store, StaticEmbedder())
     return CodebaseIndexingHandler(Projects(), Mirrors(repository.bare), builder, store)

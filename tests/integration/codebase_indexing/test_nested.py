@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.integration.codebase_indexing.test_build import commit, git
 from tests.integration.codebase_indexing.test_handler import job
+from tests.support.repositories import commit, git
 
 from corral.adapters.embedder.static import StaticEmbedder
 from corral.adapters.index.local import LocalIndexStore
@@ -69,11 +69,6 @@ class World:
 
     def mirror(self, project: Project) -> Mirror:
         return Mirror(Path(project.repository) / ".git")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalIndexStore:
-    return LocalIndexStore(tmp_path / "indexes")
 
 
 def handler(world: World, store: LocalIndexStore) -> CodebaseIndexingHandler:
